@@ -1,0 +1,142 @@
+"""Typed configuration: frozen dataclasses hold every default, a TOML file holds only what differs.
+
+A choice between parts is a union of config classes, told apart by their ``kind``; the union is the
+registry, and each class knows how to ``build`` its part. Unknown keys fail with the nearest name.
+"""
+
+import dataclasses
+import tomllib
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from audiovae.errors import ConfigError, nearest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Base of every config class; unknown keys are refused."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+
+def from_dict(cls: type[T], values: dict[str, Any], source: str = "config") -> T:
+    """Build the config ``cls`` from nested ``values``; strings are converted ("5e-4" is a float).
+
+    Raises
+    ------
+    ConfigError
+        On an unknown key (with the nearest known one), a wrong type or an unknown ``kind``.
+
+    >>> @dataclass(frozen=True)
+    ... class Loop(Config):
+    ...     steps: int = 10
+    >>> from_dict(Loop, {"steps": "20"}).steps
+    20
+    """
+    try:
+        return TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(cls, error)}") from None
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as plain nested values, every default written out; the inverse of :func:`from_dict`."""
+    return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def read(cls: type[T], path: str | Path, overrides: dict[str, str] | None = None) -> T:
+    """Read a TOML file into ``cls``, with overrides such as ``{"model.bottleneck.num_codes": "512"}``.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, is not TOML, or does not fit ``cls``.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"config {path}: cannot be read ({error.strerror}).") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path}: not TOML ({error}).") from None
+    return from_dict(cls, merge(values, overrides or {}), source=f"config {path}")
+
+
+def merge(values: dict[str, Any], overrides: dict[str, str]) -> dict[str, Any]:
+    """Lay dotted overrides over nested values; a new ``kind`` starts its part from the defaults.
+
+    >>> merge({"a": {"kind": "x", "n": 1}}, {"a.kind": "y"})
+    {'a': {'kind': 'y'}}
+    """
+    values = _copy(values)
+    for key in sorted(overrides, key=lambda key: not key.endswith("kind")):
+        *path, last = key.split(".")
+        table = values
+        for name in path:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"--{key}: {name} is a value, not a table of settings.")
+        if last == "kind" and table.get("kind") != overrides[key]:
+            table.clear()
+        table[last] = overrides[key]
+    return values
+
+
+def _copy(value: Any) -> Any:
+    return {k: _copy(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _explain(cls: Any, error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _known_names(cls, path[:-1])
+        return f"unknown key '{'.'.join(_keys(cls, path))}'; {nearest(path[-1], known)}."
+    came = "" if isinstance(first.get("input"), dict) else f", got {first.get('input')!r}"
+    return f"'{'.'.join(_keys(cls, path))}': {first['msg']}{came}."
+
+
+def _members(annotation: Any) -> list[type]:
+    """The dataclasses an annotation can stand for: Annotated and unions are looked through."""
+    if dataclasses.is_dataclass(annotation):
+        return [typing.cast(type, annotation)]
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _members(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType, tuple):
+        return [m for part in typing.get_args(annotation) for m in _members(part)]
+    return []
+
+
+def _walk(cls: Any, path: list[str]) -> tuple[list[type], list[str]]:
+    """Follow an error's location through the config classes; drop the tags pydantic puts in between."""
+    members, keys = _members(cls), []
+    for part in path:
+        hints = [typing.get_type_hints(m, include_extras=True) for m in members]
+        if any(part in h for h in hints):
+            members = [m for h in hints if part in h for m in _members(h[part])]
+            keys.append(part)
+        elif any(_kind(m) == part for m in members):
+            members = [m for m in members if _kind(m) == part]
+        else:
+            keys.append(part)
+    return members, keys
+
+
+def _kind(cls: type) -> str | None:
+    return next((f.default for f in dataclasses.fields(cls) if f.name == "kind"), None)  # type: ignore[arg-type]
+
+
+def _keys(cls: Any, path: list[str]) -> list[str]:
+    return _walk(cls, path)[1]
+
+
+def _known_names(cls: Any, path: list[str]) -> list[str]:
+    return [f.name for m in _walk(cls, path)[0] for f in dataclasses.fields(m)]
