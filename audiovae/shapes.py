@@ -57,6 +57,16 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class DataSpec:
+    """What a model must know of its data: C channels, 1 or 2 grid axes, Hz for audio, names of the labels."""
+
+    channels: int
+    dims: int
+    sample_rate: int | None = None
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Batch:
     """One training batch: data (B, C, *grid), its condition, and where each example came from."""
 

@@ -1,0 +1,115 @@
+"""Decoders: a latent (B, D, *grid) and a condition vector (B, E) to a likelihood's parameters.
+
+Each is the mirror of an encoder of the same name and knows its ``hop`` and receptive ``field``.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Discriminator
+from torch import Tensor, nn
+
+from audiovae.audio.features import overlap_add
+from audiovae.config import Config
+from audiovae.errors import ConfigError
+from audiovae.nn.conv import SameConv, Upsample
+from audiovae.nn.convnext import ConvNeXtStack
+from audiovae.nn.field import Field, compose
+from audiovae.nn.resnet import ResidualStack
+from audiovae.shapes import DataSpec, check
+
+
+class StridedDecoder(nn.Module):
+    """Transposed convolutions with residual stacks, dilations reversed: the mirror of StridedEncoder.
+
+    >>> decoder = StridedDecoder(dims=2, channels_in=8, channels_out=1, strides=(2, 2), width=16)
+    >>> decoder(torch.zeros(3, 8, 2, 2)).shape
+    torch.Size([3, 1, 8, 8])
+    """
+
+    def __init__(self, dims: int, channels_in: int, channels_out: int, strides: tuple[int, ...], width: int,
+                 depth: int = 2, growth: int = 3, hidden: int | None = None, condition_dim: int = 0):
+        super().__init__()
+        self.dims, self.channels_in, self.hop = dims, channels_in, prod(strides)
+        self.into = SameConv(dims, channels_in, width, kernel=3)
+        self.stacks = nn.ModuleList(
+            ResidualStack(dims, width, depth, growth, hidden, reverse=True, condition_dim=condition_dim)
+            for _ in strides)
+        last = len(strides) - 1
+        self.ups = nn.ModuleList(Upsample(dims, width, width if i < last else channels_out, stride)
+                                 for i, stride in enumerate(strides))
+        layers = [self.into, *(part for pair in zip(self.stacks, self.ups, strict=True) for part in pair)]
+        self.field: Field = compose(*(layer.field for layer in layers))  # type: ignore[misc]
+
+    def forward(self, z: Tensor, vector: Tensor | None = None) -> Tensor:
+        check("StridedDecoder", z, self.channels_in, self.dims, letter="D")
+        h = self.into(z)
+        for stack, up in zip(self.stacks, self.ups, strict=True):
+            h = up(stack(h, vector))
+        return h
+
+
+class SpectralDecoder(nn.Module):
+    """A ConvNeXt stack at the latent's rate whose head predicts magnitude and phase (Siuzdak 2023, Vocos).
+
+    The inverse Fourier frames are n_fft long, centred on their hop, and overlap-added.
+    Shapes: z (B, D, L), vector (B, E) or None -> (B, 1, L * hop).
+
+    >>> SpectralDecoder(channels_in=64, width=32, depth=1)(torch.zeros(1, 64, 50)).shape
+    torch.Size([1, 1, 16000])
+    """
+
+    MAX_LOG_MAGNITUDE = 6.0  # e^6 in one bin is far above full scale; the bound keeps early training finite
+
+    def __init__(self, channels_in: int, hop: int = 320, n_fft: int = 640, width: int = 256, depth: int = 6,
+                 kernel: int = 7, condition_dim: int = 0):
+        super().__init__()
+        self.channels_in, self.hop, self.n_fft = channels_in, hop, n_fft
+        self.into = nn.Linear(channels_in, width)
+        self.stack = ConvNeXtStack(1, width, depth, kernel=kernel, condition_dim=condition_dim)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, n_fft + 2)
+        self.field = compose(self.stack.field, Field.transposed(n_fft, hop, padding=(n_fft - hop) // 2))
+
+    def forward(self, z: Tensor, vector: Tensor | None = None) -> Tensor:
+        check("SpectralDecoder", z, self.channels_in, dims=1, letter="D")
+        h = self.head(self.norm(self.stack(self.into(z.transpose(1, 2)), vector)))
+        log_magnitude, phase = h.float().chunk(2, dim=-1)
+        spectrum = torch.polar(log_magnitude.clamp(max=self.MAX_LOG_MAGNITUDE).exp(), phase)
+        frames = torch.fft.irfft(spectrum, self.n_fft)
+        return overlap_add(frames.transpose(1, 2), self.hop)
+
+
+@dataclass(frozen=True)
+class StridedDecoderConfig(Config):
+    kind: Literal["strided"] = "strided"
+    strides: tuple[int, ...] = (4, 4, 4)
+    width: int = 64
+    depth: int = 3
+    growth: int = 3
+
+    def build(self, data: DataSpec, channels_in: int, channels_out: int, condition_dim: int) -> StridedDecoder:
+        return StridedDecoder(data.dims, channels_in, channels_out, self.strides, self.width, self.depth,
+                              self.growth, condition_dim=condition_dim)
+
+
+@dataclass(frozen=True)
+class SpectralDecoderConfig(Config):
+    kind: Literal["spectral"] = "spectral"
+    hop: int = 320
+    n_fft: int = 640
+    width: int = 256
+    depth: int = 6
+    kernel: int = 7
+
+    def build(self, data: DataSpec, channels_in: int, channels_out: int, condition_dim: int) -> SpectralDecoder:
+        if data.sample_rate is None or channels_out != 1:
+            raise ConfigError(f"decoder 'spectral' gives one waveform, but {channels_out} parameter channels "
+                              f"are wanted for {data}: take a likelihood with one parameter, or 'strided'.")
+        return SpectralDecoder(channels_in, self.hop, self.n_fft, self.width, self.depth, self.kernel,
+                               condition_dim)
+
+
+DecoderConfig = Annotated[SpectralDecoderConfig | StridedDecoderConfig, Discriminator("kind")]

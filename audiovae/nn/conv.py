@@ -1,0 +1,87 @@
+"""Convolutions that keep the grid: output length is input length over stride, for every layer here."""
+
+import torch
+from torch import Tensor, nn
+
+from audiovae.errors import ConfigError
+from audiovae.nn.field import Field
+
+CONV: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d}
+TRANSPOSED: dict[int, type[nn.Module]] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
+
+
+class SameConv(nn.Module):
+    """Convolution with zero padding that keeps the grid; ``kernel`` is odd.
+
+    Shapes: (B, C, *grid) -> (B, channels_out, *grid).
+
+    >>> SameConv(1, 2, 8, kernel=3, dilation=9)(torch.zeros(1, 2, 50)).shape
+    torch.Size([1, 8, 50])
+    """
+
+    def __init__(self, dims: int, channels: int, channels_out: int, kernel: int = 1, dilation: int = 1):
+        super().__init__()
+        if kernel % 2 == 0:
+            raise ConfigError(f"SameConv wants an odd kernel, got {kernel}.")
+        padding = dilation * (kernel // 2)
+        self.conv = CONV[dims](channels, channels_out, kernel, padding=padding, dilation=dilation)
+        self.field = Field.conv(kernel, dilation=dilation, padding=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Downsample(nn.Module):
+    """Strided convolution, kernel twice the stride (Dhariwal 2020, appendix B): grid / stride.
+
+    >>> Downsample(1, 4, 8, stride=4)(torch.zeros(1, 4, 64)).shape
+    torch.Size([1, 8, 16])
+    """
+
+    def __init__(self, dims: int, channels: int, channels_out: int, stride: int):
+        super().__init__()
+        _even(stride)
+        self.conv = CONV[dims](channels, channels_out, 2 * stride, stride=stride, padding=stride // 2)
+        self.field = Field.conv(2 * stride, stride, padding=stride // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Transposed convolution, kernel twice the stride: grid * stride; the mirror of Downsample.
+
+    >>> Upsample(2, 8, 4, stride=2)(torch.zeros(1, 8, 4, 4)).shape
+    torch.Size([1, 4, 8, 8])
+    """
+
+    def __init__(self, dims: int, channels: int, channels_out: int, stride: int):
+        super().__init__()
+        _even(stride)
+        self.conv = TRANSPOSED[dims](channels, channels_out, 2 * stride, stride=stride, padding=stride // 2)
+        self.field = Field.transposed(2 * stride, stride, padding=stride // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class FiLM(nn.Module):
+    """Feature-wise scale and shift from a condition vector (Perez 2018); the identity at the start.
+
+    Shapes: h (B, *grid, C) channels last, vector (B, E) -> (B, *grid, C).
+    """
+
+    def __init__(self, condition_dim: int, channels: int):
+        super().__init__()
+        self.linear = nn.Linear(condition_dim, 2 * channels)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, h: Tensor, vector: Tensor) -> Tensor:
+        scale, shift = self.linear(vector).view(len(h), *[1] * (h.ndim - 2), -1).chunk(2, dim=-1)
+        return torch.addcmul(h + shift, h, scale)
+
+
+def _even(stride: int) -> None:
+    if stride < 2 or stride % 2:
+        raise ConfigError(f"strides want even numbers of at least 2, so that grids stay aligned, got {stride}.")

@@ -1,0 +1,51 @@
+"""Residual stacks with growing dilation, as in Jukebox (Dhariwal 2020, section 3 and appendix B)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audiovae.nn.conv import FiLM, SameConv
+from audiovae.nn.field import Field, compose
+
+
+class ResidualBlock(nn.Module):
+    """x + conv1(relu(conv3(relu(x)))), the inner convolution dilated, the result told the condition.
+
+    Shapes: x (B, C, *grid), vector (B, E) or None -> (B, C, *grid).
+    """
+
+    def __init__(self, dims: int, width: int, hidden: int, dilation: int, condition_dim: int = 0):
+        super().__init__()
+        self.inner = SameConv(dims, width, hidden, kernel=3, dilation=dilation)
+        self.outer = SameConv(dims, hidden, width)
+        self.film = FiLM(condition_dim, hidden) if condition_dim else None
+        self.field = self.inner.field
+
+    def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
+        h = self.inner(F.relu(x))
+        if self.film is not None and vector is not None:
+            h = self.film(h.movedim(1, -1), vector).movedim(-1, 1)
+        return x + self.outer(F.relu(h))
+
+
+class ResidualStack(nn.Module):
+    """``depth`` residual blocks with dilations growth^0, growth^1, ...; reversed in a decoder.
+
+    >>> stack = ResidualStack(dims=1, width=8, depth=3, growth=3)
+    >>> stack(torch.zeros(1, 8, 40)).shape, stack.field.halo
+    (torch.Size([1, 8, 40]), (13, 13))
+    """
+
+    def __init__(self, dims: int, width: int, depth: int, growth: int, hidden: int | None = None,
+                 reverse: bool = False, condition_dim: int = 0):
+        super().__init__()
+        dilations = [growth**d for d in range(depth)]
+        if reverse:
+            dilations.reverse()
+        self.blocks = nn.ModuleList(
+            ResidualBlock(dims, width, hidden or width, d, condition_dim) for d in dilations)
+        self.field: Field = compose(*(block.field for block in self.blocks))  # type: ignore[misc]
+
+    def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
+        for block in self.blocks:
+            x = block(x, vector)
+        return x
