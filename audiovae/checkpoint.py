@@ -1,0 +1,142 @@
+"""Models on disk: a folder with ``model.safetensors`` and a readable ``config.json``, never a pickle.
+
+A training run is a folder of such folders, ``checkpoint-00001000`` and so on; the last one is the model.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from audiovae.config import from_dict, to_dict
+from audiovae.errors import AudiovaeError, CheckpointError
+from audiovae.models import Autoencoder, ModelConfig
+from audiovae.shapes import DataSpec
+
+FORMAT = 1
+PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"}
+
+
+def save_model(folder: Path, model: Autoencoder, config: ModelConfig, state: dict[str, Tensor] | None = None,
+               experiment: dict[str, Any] | None = None) -> None:
+    """Write ``model.safetensors`` and ``config.json`` into an existing folder.
+
+    ``state`` replaces the model's own weights (averaged ones, say); ``experiment`` is the whole
+    configuration of the run, kept so that ``train --resume`` needs nothing else.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in (state or model.state_dict()).items()}
+    save_file(tensors, folder / "model.safetensors")
+    description = {"format": FORMAT, "data": dataclasses.asdict(model.data), "model": to_dict(config)}
+    if experiment is not None:
+        description["experiment"] = experiment
+    (folder / "config.json").write_text(json.dumps(description, indent=1) + "\n")
+
+
+def load_model(path: str | Path) -> Autoencoder:
+    """Load a model for use: a checkpoint folder, a training run, or a repository id of the hub.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none, it is a pickle (refused: loading one can run code), is damaged, or was
+        written by a newer audiovae.
+    """
+    folder = find_checkpoint(path)
+    description = read_description(folder)
+    try:
+        spec = DataSpec(**{**description["data"], "labels": tuple(description["data"]["labels"])})
+        model = from_dict(ModelConfig, description["model"], source=str(folder / "config.json")).build(spec)
+        model.load_state_dict(read_tensors(folder / "model.safetensors"))
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {folder}: config.json lacks or misstates {error}.") from None
+    except RuntimeError as error:
+        line = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"checkpoint {folder}: weights do not fit config.json ({line}).") from None
+    except AudiovaeError as error:
+        raise error if isinstance(error, CheckpointError) else CheckpointError(str(error)) from None
+    return model.eval()
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint folder that ``path`` names: itself, the newest of a run, or one from the hub."""
+    folder = Path(path)
+    if folder.is_file():
+        what = "a pickle, which can run code when loaded: refused" if _is_pickle(folder) else "a file"
+        raise CheckpointError(f"model {path}: {what}. Wanted: a folder with model.safetensors and config.json.")
+    if not folder.exists():
+        return _from_hub(str(path))
+    if (folder / "config.json").exists():
+        return folder
+    steps = run_checkpoints(folder)
+    if not steps:
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
+        also = f"; {pickles[0]} is a pickle and is refused" if pickles else ""
+        raise CheckpointError(f"model {path}: no config.json and no checkpoint-* in this folder{also}.")
+    return steps[-1]
+
+
+def run_checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    found = [p for p in run.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+    return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of a checkpoint, its format checked."""
+    try:
+        description = json.loads((folder / "config.json").read_text())
+        if description["format"] > FORMAT:
+            raise CheckpointError(f"checkpoint {folder}: format {description['format']}, this audiovae reads up "
+                                  f"to {FORMAT}: upgrade audiovae.")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {folder}: config.json cannot be read ({error}).") from None
+    return description
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file; half precision is widened, since CPUs compute in single."""
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint {path}: missing.") from None
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"checkpoint {path}: not a whole safetensors file ({error}).") from None
+    return {k: v.float() if v.dtype in (torch.float16, torch.bfloat16) else v for k, v in tensors.items()}
+
+
+def fingerprint(model: nn.Module) -> str:
+    """16 hex digits that change with any weight; codes carry it so that no other model decodes them.
+
+    >>> fingerprint(nn.Linear(2, 2)) == fingerprint(nn.Linear(2, 2))
+    False
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(4)
+    return path.suffix in PICKLES or head[:2] == b"PK" or head[:1] == b"\x80"
+
+
+def _from_hub(name: str) -> Path:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise CheckpointError(f"model {name}: no such folder.")
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "config.json"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"model {name}: no such folder, and not had from the hub ({reason}).") from None
