@@ -13,6 +13,7 @@ from pydantic import Discriminator
 from audiovae.audio.corpus import Corpus
 from audiovae.audio.crops import CropSampler
 from audiovae.config import Config
+from audiovae.encoders import check_grid
 from audiovae.errors import ConfigError
 from audiovae.image.digits import digits
 from audiovae.shapes import Batch, Condition, DataSpec
@@ -22,6 +23,10 @@ class Source(Protocol):
     """What the training loop asks of data."""
 
     spec: DataSpec
+
+    def fit(self, hop: int) -> None:
+        """Make the examples' sides multiples of the model's hop."""
+        ...
 
     def batch(self, step: int, rank: int = 0) -> Batch:
         """The training batch of a step and process."""
@@ -35,35 +40,45 @@ class Source(Protocol):
 class AudioSource:
     """Random crops of a prepared corpus (``audiovae prepare``), labelled by speaker."""
 
-    def __init__(self, corpus: Corpus, samples: int, batch_size: int, seed: int, validation_batches: int):
-        self.spec = DataSpec(channels=1, dims=1, sample_rate=corpus.sample_rate, labels=corpus.speakers)
-        self.train = CropSampler(corpus, "train", samples, batch_size, seed)
-        self.valid = CropSampler(corpus, "valid", samples, batch_size, seed=0)
-        self.validation_batches = validation_batches
+    def __init__(self, config: "AudioData", seed: int):
+        if not config.corpus:
+            raise ConfigError("data.corpus is not set: name a folder made by `audiovae prepare`.")
+        self.config, self.seed = config, seed
+        self.corpus = Corpus.open(Path(config.corpus))
+        self.spec = DataSpec(channels=1, dims=1, sample_rate=self.corpus.sample_rate, labels=self.corpus.speakers)
+        self.fit(hop=1)
+
+    def fit(self, hop: int) -> None:
+        samples = max(1, round(self.config.seconds * self.corpus.sample_rate / hop)) * hop
+        size = self.config.batch_size
+        self.train = CropSampler(self.corpus, "train", samples, size, self.seed)
+        self.valid = CropSampler(self.corpus, "valid", samples, size, seed=0)
 
     def batch(self, step: int, rank: int = 0) -> Batch:
         return self.train.batch(step, rank)
 
     def validation(self) -> list[Batch]:
-        return [self.valid.batch(step) for step in range(self.validation_batches)]
+        return [self.valid.batch(step) for step in range(self.config.validation_batches)]
 
 
 class DigitsSource:
     """Scikit-learn's digits, 8 x 8 grey, labelled "0" to "9"; drawn with replacement."""
 
-    def __init__(self, batch_size: int, seed: int):
+    def __init__(self, config: "DigitsData", seed: int):
+        self.config, self.seed = config, seed
         self.spec = DataSpec(channels=1, dims=2, labels=tuple("0123456789"))
         self.x, self.label = digits("train")
-        self.valid = digits("valid")
-        self.batch_size, self.seed = batch_size, seed
+
+    def fit(self, hop: int) -> None:
+        check_grid("digits (8 x 8)", self.x, hop)
 
     def batch(self, step: int, rank: int = 0) -> Batch:
         generator = torch.Generator().manual_seed(mix(self.seed, step, rank))
-        pick = torch.randint(len(self.x), (self.batch_size,), generator=generator)
+        pick = torch.randint(len(self.x), (self.config.batch_size,), generator=generator)
         return Batch(self.x[pick], Condition(self.label[pick]), tuple(f"digit {i}" for i in pick.tolist()))
 
     def validation(self) -> list[Batch]:
-        x, label = self.valid
+        x, label = digits("valid")
         return [Batch(x, Condition(label), tuple(f"valid {i}" for i in range(len(x))))]
 
 
@@ -77,12 +92,8 @@ class AudioData(Config):
     batch_size: int = 16
     validation_batches: int = 4
 
-    def build(self, hop: int, seed: int) -> AudioSource:
-        if not self.corpus:
-            raise ConfigError("data.corpus is not set: name a folder made by `audiovae prepare`.")
-        corpus = Corpus.open(Path(self.corpus))
-        samples = max(1, round(self.seconds * corpus.sample_rate / hop)) * hop
-        return AudioSource(corpus, samples, self.batch_size, seed, self.validation_batches)
+    def build(self, seed: int) -> AudioSource:
+        return AudioSource(self, seed)
 
 
 @dataclass(frozen=True)
@@ -92,8 +103,8 @@ class DigitsData(Config):
     kind: Literal["digits"] = "digits"
     batch_size: int = 128
 
-    def build(self, hop: int, seed: int) -> DigitsSource:
-        return DigitsSource(self.batch_size, seed)
+    def build(self, seed: int) -> DigitsSource:
+        return DigitsSource(self, seed)
 
 
 DataConfig = Annotated[AudioData | DigitsData, Discriminator("kind")]

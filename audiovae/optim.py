@@ -1,0 +1,73 @@
+"""What the loop needs around AdamW: groups with their own rates, the schedule, averaged weights."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+
+def parameter_groups(model: nn.Module, lr: float, encoder_lr: float | None) -> list[dict[str, Any]]:
+    """The encoder's parameters at ``encoder_lr``, all others at ``lr``; ``base_lr`` keeps the peak rate."""
+    encoder = {id(p) for p in model.encoder.parameters()} if hasattr(model, "encoder") else set()
+    groups = [([p for p in model.parameters() if id(p) in encoder], encoder_lr or lr),
+              ([p for p in model.parameters() if id(p) not in encoder], lr)]
+    return [{"params": params, "lr": rate, "base_lr": rate} for params, rate in groups if params]
+
+
+def learning_rate(kind: Literal["cosine", "constant"], warmup: float, progress: float) -> float:
+    """Factor on the peak rate at ``progress`` in [0, 1]: a linear rise, then constant or half a cosine.
+
+    >>> [round(learning_rate("cosine", 0.1, p), 2) for p in (0, 0.05, 0.1, 0.55, 1)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+    if progress < warmup:
+        return progress / warmup
+    if kind == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+class Average:
+    """An exponential moving average of a model's parameters; buffers are the model's own.
+
+    avg_t = d_t avg_{t-1} + (1 - d_t) p_t with d_t = min(decay, t / (t + 10)), so that early averages
+    follow the weights instead of the initialisation. ``decay`` 0 keeps no average.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.model, self.decay, self.count = model, decay, 0
+        self.values = {n: p.detach().clone() for n, p in model.named_parameters()} if decay else {}
+
+    def update(self) -> None:
+        """Take the model's present parameters into the average."""
+        if not self.decay:
+            return
+        self.count += 1
+        weight = 1 - min(self.decay, self.count / (self.count + 10))
+        parameters = dict(self.model.named_parameters())
+        torch._foreach_lerp_(list(self.values.values()), [parameters[n].detach() for n in self.values], weight)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within, the model holds the averaged parameters."""
+        parameters = dict(self.model.named_parameters())
+        kept = {n: parameters[n].detach().clone() for n in self.values}
+        try:
+            for name, value in self.values.items():
+                parameters[name].data.copy_(value)
+            yield
+        finally:
+            for name, value in kept.items():
+                parameters[name].data.copy_(value)
+
+    def state(self) -> dict[str, Tensor]:
+        return {**self.values, "count": torch.tensor(self.count)} if self.decay else {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        if self.decay:
+            self.count = int(state["count"])
+            for name, value in self.values.items():
+                value.copy_(state[name])

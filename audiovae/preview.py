@@ -1,0 +1,37 @@
+"""Samples written during training: what goes in beside what comes out."""
+
+from pathlib import Path
+
+import torch
+from matplotlib.image import imsave
+from torch import Tensor
+
+from audiovae.audio.io import write_audio
+from audiovae.models import Autoencoder
+from audiovae.shapes import Batch, Condition
+
+COUNT = 4
+
+
+def write_samples(folder: Path, model: Autoencoder, batch: Batch) -> None:
+    """Write the first examples of a batch and their reconstructions: wav for audio, one png for pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    x = batch.x[:COUNT]
+    label = batch.condition.label
+    estimate = model.decode(model.encode(x), Condition(None if label is None else label[:COUNT]))
+    if model.data.sample_rate is not None:
+        for i, (source, result) in enumerate(zip(x.cpu(), estimate.cpu(), strict=True)):
+            write_audio(folder / f"{i}-source.wav", source, model.data.sample_rate)
+            write_audio(folder / f"{i}-reconstruction.wav", result, model.data.sample_rate)
+    else:
+        imsave(folder / "source-above-reconstruction.png", picture(x, estimate))
+
+
+def picture(*rows: Tensor) -> "object":
+    """Batches of pictures (B, C, H, W) in [0, 1] as rows of one picture (H', W', 3) of numpy uint8.
+
+    >>> picture(torch.zeros(4, 1, 8, 8), torch.ones(4, 1, 8, 8)).shape
+    (16, 32, 3)
+    """
+    canvas = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2).cpu()
+    return canvas.clamp(0, 1).mul(255).byte().expand(3, -1, -1).permute(1, 2, 0).numpy()

@@ -1,0 +1,203 @@
+"""A training run on disk: its checkpoints, its log, and how it is interrupted and resumed.
+
+    run/log.jsonl                    one line a report: step, minutes, split, distortion, rate, ...
+    run/events.out.*                 the same for TensorBoard
+    run/samples/00001000/            what the model makes of held-out data
+    run/checkpoint-00001000/         config.json, model.safetensors (averaged, for use),
+                                     training.safetensors and state.json (to go on)
+"""
+
+import json
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from audiovae.checkpoint import read_description, read_tensors, run_checkpoints, save_model
+from audiovae.config import Config, to_dict
+from audiovae.errors import CheckpointError, OutputError
+from audiovae.files import atomic_folder
+from audiovae.models import Autoencoder, ModelConfig
+from audiovae.optim import Average
+
+
+@dataclass
+class State:
+    """Where a run is: steps done, minutes spent training, and whether Ctrl-C ended it."""
+
+    step: int = 0
+    minutes: float = 0.0
+    interrupted: bool = False
+
+
+class Run:
+    """The folder of a run. Only the main process writes.
+
+    Raises OutputError when the folder already holds checkpoints and ``resume`` is not asked, and
+    CheckpointError when it is asked and there are none.
+    """
+
+    KEEP = 2  # the last good checkpoint stays while the next is written and after it
+
+    def __init__(self, folder: Path, experiment: Config, resume: bool, main: bool):
+        self.folder, self.experiment, self.main = folder, experiment, main
+        found = run_checkpoints(folder)
+        if found and not resume:
+            raise OutputError(f"train: {folder} already holds a run (at {found[-1].name}): go on with "
+                              f"`audiovae train --resume {folder}`, or name another folder.")
+        if resume and not found:
+            raise CheckpointError(f"train: {folder} holds no checkpoint to resume from.")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"train: {folder} cannot be made ({error.strerror}).") from None
+
+    def save(self, model: Autoencoder, config: ModelConfig, optimizer: torch.optim.Optimizer, average: Average,
+             state: State) -> None:
+        """Write a checkpoint, whole or not at all, and remove those before the last."""
+        if not self.main:
+            return
+        training = {f"weights/{n}": v for n, v in model.state_dict().items()}
+        training |= {f"average/{n}": v for n, v in average.state().items()}
+        for index, values in optimizer.state_dict()["state"].items():
+            training |= {f"optimizer/{index}/{key}": value for key, value in values.items()}
+        with atomic_folder(self.folder / f"checkpoint-{state.step:08d}", replace=True) as folder:
+            save_model(folder, model, config, state={**model.state_dict(), **average.values},
+                       experiment=to_dict(self.experiment))
+            save_file({n: v.detach().cpu().contiguous() for n, v in training.items()},
+                      folder / "training.safetensors")
+            (folder / "state.json").write_text(json.dumps({"step": state.step, "minutes": state.minutes}) + "\n")
+        for old in run_checkpoints(self.folder)[:-self.KEEP]:
+            shutil.rmtree(old)
+
+    def restore(self, model: Autoencoder, optimizer: torch.optim.Optimizer, average: Average) -> State:
+        """Put the last checkpoint's weights, optimizer and average back; its State."""
+        folder = run_checkpoints(self.folder)[-1]
+        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "optimizer": {}}
+        for name, value in read_tensors(folder / "training.safetensors").items():
+            group, name = name.split("/", 1)
+            groups[group][name] = value
+        try:
+            model.load_state_dict(groups["weights"])
+            average.restore(groups["average"])
+            saved: dict[int, dict[str, Tensor]] = {}
+            for name, value in groups["optimizer"].items():
+                index, key = name.split("/", 1)
+                saved.setdefault(int(index), {})[key] = value
+            optimizer.load_state_dict(
+                {"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
+            return State(**json.loads((folder / "state.json").read_text()))
+        except (RuntimeError, KeyError, ValueError, TypeError, OSError) as error:
+            line = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"checkpoint {folder}: does not fit this run ({line}).") from None
+
+    def last_good(self) -> str:
+        """How to go on from the last checkpoint, for messages."""
+        found = run_checkpoints(self.folder)
+        return f"last good checkpoint: {found[-1]}" if found else "no checkpoint had been written yet"
+
+
+class Log:
+    """Lines of JSON and TensorBoard events; on resuming, lines past the checkpoint are dropped."""
+
+    def __init__(self, folder: Path, step: int, main: bool):
+        self.main = main
+        if not main:
+            return
+        path = folder / "log.jsonl"
+        kept = []
+        if path.exists():
+            kept = [x for x in path.read_text().splitlines() if json.loads(x)["step"] <= step]
+        self.file = path.open("w", buffering=1)
+        self.file.writelines(line + "\n" for line in kept)
+        self.events = SummaryWriter(str(folder), purge_step=step)
+
+    def __call__(self, state: State, split: str, numbers: dict[str, float]) -> None:
+        if not self.main:
+            return
+        row = {"step": state.step, "minutes": round(state.minutes, 4), "split": split}
+        self.file.write(json.dumps(row | {k: float(f"{v:.6g}") for k, v in numbers.items()}) + "\n")
+        for name, value in numbers.items():
+            self.events.add_scalar(f"{split}/{name}", value, state.step)
+
+    def close(self) -> None:
+        if self.main:
+            self.file.close()
+            self.events.close()
+
+
+class Clock:
+    """Minutes of training, the same on every process, and when something timed is due."""
+
+    def __init__(self, minutes: float, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.start = time.monotonic() - 60 * minutes
+        self.began = time.monotonic()
+        self.waited = 0.0
+        self.marks: dict[str, float] = {}
+
+    def minutes(self) -> float:
+        return self._shared((time.monotonic() - self.start) / 60)
+
+    def agree(self, flag: bool) -> bool:
+        """True on every process once it is true on the first."""
+        return bool(self._shared(float(flag)))
+
+    def due(self, name: str, every: float) -> bool:
+        """True once every ``every`` minutes, first after that long."""
+        now = time.monotonic()
+        if now - self.marks.setdefault(name, self.began) < 60 * every:
+            return False
+        self.marks[name] = now
+        return True
+
+    def wait_share(self) -> float:
+        """The share of the time so far that the loop has waited for data."""
+        return self.waited / max(time.monotonic() - self.began, 1e-9)
+
+    def _shared(self, value: float) -> float:
+        if self.accelerator.num_processes == 1:
+            return value
+        return broadcast(torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)).item()
+
+
+class Interrupt:
+    """Within, Ctrl-C and a polite kill set ``caught`` instead of raising, so that a step can finish.
+
+    A second Ctrl-C raises KeyboardInterrupt as usual.
+    """
+
+    def __init__(self) -> None:
+        self.caught = False
+
+    def __enter__(self) -> "Interrupt":
+        self.before = {s: signal.signal(s, self._catch) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self.caught:
+            raise KeyboardInterrupt
+        self.caught = True
+
+
+def resumed_experiment(folder: Path) -> dict[str, Any]:
+    """The whole configuration of the run in ``folder``, from its last checkpoint."""
+    found = run_checkpoints(folder)
+    if not found:
+        raise CheckpointError(f"train: {folder} holds no checkpoint to resume from.")
+    return read_description(found[-1])["experiment"]

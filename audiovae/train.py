@@ -1,0 +1,192 @@
+"""The training loop, once, for every model: written out, on ``accelerate``.
+
+Every random draw of a step is seeded by (seed, step, process), so a run that stops and goes on is the
+run that never stopped, bit for bit on one CPU, whenever its length is given in steps.
+"""
+
+import itertools
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import nn
+from tqdm import tqdm
+
+from audiovae.config import Config
+from audiovae.data import AudioData, DataConfig, Source, mix
+from audiovae.errors import ConfigError, TrainingError
+from audiovae.models import Autoencoder, AutoencoderConfig, ModelConfig
+from audiovae.objectives import Loss, Objective, ObjectiveConfig
+from audiovae.optim import Average, learning_rate, parameter_groups
+from audiovae.preview import write_samples
+from audiovae.run import Clock, Interrupt, Log, Run, State
+from audiovae.shapes import Batch
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """How long and how: give ``steps``, ``minutes``, or both (the first reached ends the run).
+
+    lr, encoder_lr : peak learning rates of the whole model and of its encoder (None: the same).
+    warmup : share of the budget over which the rate rises from 0.
+    ema : decay of the averaged weights, which are what a checkpoint offers for use; 0 for none.
+    accumulate : micro-batches a step.
+    validate_minutes, checkpoint_minutes : time between validations and between checkpoints.
+    """
+
+    steps: int | None = None
+    minutes: float | None = None
+    lr: float = 1.5e-3
+    encoder_lr: float | None = None
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    warmup: float = 0.02
+    schedule: Literal["cosine", "constant"] = "cosine"
+    clip: float = 1.0
+    ema: float = 0.99
+    accumulate: int = 1
+    precision: Literal["no", "bf16"] = "no"
+    log_every: int = 10
+    validate_minutes: float = 2.0
+    checkpoint_minutes: float = 2.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Experiment(Config):
+    """A whole training run: what a recipe's TOML file says, and what ``audiovae train`` takes."""
+
+    data: DataConfig = AudioData()
+    model: ModelConfig = AutoencoderConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    train: TrainConfig = TrainConfig()
+
+
+class Trainee(nn.Module):
+    """A model and its objective as one module: a process group sees one forward pass a step."""
+
+    def __init__(self, model: Autoencoder, objective: Objective):
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, batch: Batch, progress: float) -> Loss:
+        output = self.model(batch.x, batch.condition)
+        with torch.autocast(batch.x.device.type, enabled=False):  # losses are sums of many: single precision
+            output.params = output.params.float()
+            return self.objective(output, batch.x, self.model.likelihood, progress)
+
+
+def build(experiment: Experiment) -> tuple[Source, Autoencoder]:
+    """The source of batches and the untrained model of an experiment, both seeded by ``train.seed``."""
+    seed = experiment.train.seed
+    source = experiment.data.build(seed)
+    torch.manual_seed(seed)
+    model = experiment.model.build(source.spec)
+    source.fit(model.hop)
+    return source, model
+
+
+def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
+    """Train ``experiment`` in ``folder``: checkpoints, ``log.jsonl``, TensorBoard events and samples.
+
+    Returns where it ended; ``interrupted`` is set when Ctrl-C ended it early, after saving.
+
+    Raises
+    ------
+    ConfigError
+        If no budget is given, or the parts do not fit.
+    OutputError
+        If ``folder`` holds a run and ``resume`` is not set, or cannot be written.
+    TrainingError
+        If the loss is no longer finite; names the step, the batch and the last good checkpoint.
+    """
+    config = experiment.train
+    if config.steps is None and config.minutes is None:
+        raise ConfigError("train: no budget; set train.steps or train.minutes.")
+    accelerator = Accelerator(
+        mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)])
+    main, rank = accelerator.is_main_process, accelerator.process_index
+    source, model = build(experiment)
+    run = Run(folder, experiment, resume, main)
+    objective = experiment.objective.build(source.spec.sample_rate)
+    optimizer = torch.optim.AdamW(parameter_groups(model, config.lr, config.encoder_lr), fused=True,
+                                  betas=config.betas, weight_decay=config.weight_decay)
+    model.to(accelerator.device)
+    average = Average(model, config.ema)
+    state = run.restore(model, optimizer, average) if resume else State()
+    trainee, optimizer = accelerator.prepare(Trainee(model, objective), optimizer)
+
+    log, clock = Log(folder, state.step, main), Clock(state.minutes, accelerator)
+    with Interrupt() as interrupt, ThreadPoolExecutor(1) as ahead, tqdm(
+            total=config.steps, initial=state.step, unit="step", disable=None if main else True) as bar:
+        upcoming = ahead.submit(source.batch, state.step * config.accumulate, rank)
+        for step in itertools.count(state.step):
+            progress = _progress(config, step, clock.minutes())
+            if progress >= 1 or clock.agree(interrupt.caught):
+                break
+            trainee.train()
+            torch.manual_seed(mix(config.seed, step, rank))
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * learning_rate(config.schedule, config.warmup, progress)
+            for micro in range(config.accumulate):
+                asked = time.perf_counter()
+                batch = upcoming.result().to(accelerator.device)
+                clock.waited += time.perf_counter() - asked
+                upcoming = ahead.submit(source.batch, step * config.accumulate + micro + 1, rank)
+                with accelerator.accumulate(trainee):
+                    loss = trainee(batch, progress)
+                    accelerator.backward(loss.total)
+                    grad_norm = accelerator.clip_grad_norm_(trainee.parameters(), config.clip)
+                    if not math.isfinite(loss.total.item()):
+                        raise _diverged(step, batch, loss, run)
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+            average.update()
+            state.step, state.minutes = step + 1, clock.minutes()
+
+            bar.update()
+            if state.step % config.log_every == 0:
+                bar.set_postfix_str(f"{state.minutes:.1f} min, loss {loss.total.item():.3f}")
+                log(state, "train", loss.numbers() | {
+                    "grad_norm": float(grad_norm or 0), "lr": optimizer.param_groups[0]["lr"],
+                    "data_wait": clock.wait_share()})
+            if clock.due("validate", config.validate_minutes) and main:
+                validate(accelerator.unwrap_model(trainee), source, average, log, state, folder)
+            if clock.due("checkpoint", config.checkpoint_minutes):
+                run.save(model, experiment.model, optimizer, average, state)
+        state.interrupted = interrupt.caught
+        if main:
+            validate(accelerator.unwrap_model(trainee), source, average, log, state, folder)
+        run.save(model, experiment.model, optimizer, average, state)
+    log.close()
+    return state
+
+
+@torch.no_grad()
+def validate(trainee: Trainee, source: Source, average: Average, log: Log, state: State, folder: Path) -> None:
+    """Log the mean objective on held-out batches with the averaged weights, and write samples."""
+    batches = source.validation()
+    device = next(trainee.parameters()).device
+    trainee.eval()
+    with average.applied():
+        rows = [trainee(batch.to(device), progress=1.0).numbers() for batch in batches]
+        log(state, "valid", {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]})
+        write_samples(folder / "samples" / f"{state.step:08d}", trainee.model, batches[0].to(device))
+
+
+def _progress(config: TrainConfig, step: int, minutes: float) -> float:
+    """The share of the budget used, by whichever of steps and minutes is further along."""
+    return max(step / config.steps if config.steps else 0.0, minutes / config.minutes if config.minutes else 0.0)
+
+
+def _diverged(step: int, batch: Batch, loss: Loss, run: Run) -> TrainingError:
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in loss.numbers().items() if not math.isfinite(value))
+    return TrainingError(f"train: the loss is not finite at step {step} ({terms}); the batch: "
+                         f"{', '.join(batch.names[:8])}{' ...' if len(batch.names) > 8 else ''}; "
+                         f"{run.last_good()}. Try a lower train.lr.")
