@@ -1,0 +1,76 @@
+"""Long data in blocks with a halo: what comes out is what the whole would give, in constant memory.
+
+A block is a fixed number of latent steps, counted from the start of the recording whatever the pieces
+the data arrives in, so the result does not depend on where the input was cut, to the last bit.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from audiovae.nn.field import Field
+
+
+def encoder_halo(field: Field) -> tuple[int, int]:
+    """Latent steps an encoder must see before and after a block, by its field in samples.
+
+    >>> encoder_halo(Field.conv(kernel=8, stride=4, padding=2))
+    (1, 1)
+    """
+    hop = field.stride
+    return math.ceil(field.left / hop), math.ceil((field.right + 1) / hop) - 1
+
+
+def decoder_halo(field: Field) -> tuple[int, int]:
+    """Latent steps a decoder must see before and after a block, by its field in latent steps.
+
+    >>> decoder_halo(Field.transposed(kernel=8, stride=4, padding=2))
+    (1, 1)
+    """
+    return math.ceil(field.left), math.floor(field.right - field.stride) + 1
+
+
+def blockwise(pieces: Iterable[Tensor], process: Callable[[Tensor], Tensor], halo: tuple[int, int],
+              block: int, unit_in: int, unit_out: int) -> Iterator[Tensor]:
+    """Apply ``process`` to a stream cut along its last axis, block by block.
+
+    Parameters
+    ----------
+    pieces : tensors (..., n) of any lengths n, together a multiple of ``unit_in``.
+    process : maps (..., k * unit_in) to (..., k * unit_out) and looks no further than ``halo``.
+    halo, block : in latent steps.
+    unit_in, unit_out : entries a latent step takes before and after ``process``.
+
+    >>> pieces = [torch.arange(3.0), torch.arange(3.0, 10.0)]
+    >>> torch.cat(list(blockwise(pieces, lambda x: 2 * x, (1, 1), block=4, unit_in=1, unit_out=1)))
+    tensor([ 0.,  2.,  4.,  6.,  8., 10., 12., 14., 16., 18.])
+    """
+    left, right = halo
+    held: list[Tensor] = []  # what has come and is still needed; starts at latent step `first`
+    first = done = steps = 0  # steps: whole latent steps that have come
+
+    def emit(end: int, last: int) -> Iterator[Tensor]:
+        nonlocal first, done, held
+        while done < end:
+            stop = min(done + block, end)
+            low, high = max(0, done - left), min(stop + right, last)
+            buffer = held[0] if len(held) == 1 else torch.cat(held, dim=-1)
+            window = buffer[..., (low - first) * unit_in:(high - first) * unit_in]
+            yield process(window)[..., (done - low) * unit_out:(stop - low) * unit_out]
+            done = stop
+            keep = max(0, done - left)
+            held, first = [buffer[..., (keep - first) * unit_in:]], keep
+
+    entries = 0
+    for piece in pieces:
+        held.append(piece)
+        entries += piece.shape[-1]
+        steps = entries // unit_in
+        ready = (steps - right) // block * block  # only whole blocks whose halo is there
+        if ready > done:
+            yield from emit(ready, steps)
+    if entries % unit_in:
+        raise ValueError(f"blockwise wants a multiple of {unit_in} entries, got {entries}")
+    yield from emit(steps, steps)

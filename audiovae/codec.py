@@ -1,0 +1,168 @@
+"""What a user of codes holds: recordings in, codes out, and back, in constant memory over any length."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from audiovae.audio.features import LogMel
+from audiovae.audio.resample import resample
+from audiovae.blocks import blockwise, decoder_halo, encoder_halo
+from audiovae.checkpoint import fingerprint, load_model
+from audiovae.codes import Codes
+from audiovae.errors import AudioError, CheckpointError, LabelError, ShapeError, nearest
+from audiovae.models import Autoencoder
+from audiovae.shapes import Condition
+
+BLOCK_SECONDS = 10.0  # long enough that the halo costs little, short enough to stay in cache and memory
+
+
+class Codec:
+    """A trained model with a discrete bottleneck, for use on recordings of any length.
+
+    Blocks are cut with the halo that the model's receptive field asks for, so chunked = whole; a batch
+    is encoded one by one, so it gives each recording the codes it would get alone.
+
+    >>> from audiovae.models import AutoencoderConfig
+    >>> from audiovae.shapes import DataSpec
+    >>> model = AutoencoderConfig().build(DataSpec(channels=1, dims=1, sample_rate=16000))
+    >>> codec = Codec(model)
+    >>> codes = codec.encode(torch.randn(16001), sample_rate=16000)
+    >>> codes.levels[0].shape, codec.decode(codes).shape
+    ((6, 51), torch.Size([16001]))
+    """
+
+    def __init__(self, model: Autoencoder):
+        spec = model.data
+        if spec.sample_rate is None or not model.bottleneck.is_discrete:
+            raise CheckpointError("Codec wants a model of audio with a discrete bottleneck (vq, rvq, fsq, "
+                                  f"grouped); this one is of {spec} with {type(model.bottleneck).__name__}.")
+        self.model = model.eval().requires_grad_(False)
+        self.sample_rate: int = spec.sample_rate
+        self.hop = model.hop
+        self.num_codes = model.bottleneck.num_codes
+        self.speakers = spec.labels if model.embedding is not None else ()
+        self.fingerprint = fingerprint(model)
+        self.block = max(1, round(BLOCK_SECONDS * self.sample_rate / self.hop))
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> "Codec":
+        """Load a checkpoint folder, a training run or a repository id of the hub; CheckpointError if not."""
+        return cls(load_model(path))
+
+    def encode(self, waveform: Tensor | np.ndarray, sample_rate: int, speaker: str | None = None) -> Codes:
+        """A waveform (T,) or (C, T), mixed to mono and resampled as needed, to Codes.
+
+        ``speaker`` is written into the codes for a decoder that is told one; when it is left out, the
+        training speaker whose voice reconstructs the recording best is.
+
+        Raises AudioError if it is too short, not finite or empty; LabelError on an unknown speaker.
+        """
+        wave = mono(waveform)
+        if not torch.isfinite(wave).all():
+            raise AudioError("Codec.encode: the waveform has NaN or infinite samples.")
+        wave = resample(wave, sample_rate, self.sample_rate)
+        if len(wave) < self.hop:
+            raise AudioError(f"Codec.encode: {len(wave)} samples at {self.sample_rate} Hz are shorter than one "
+                             f"latent step ({self.hop}).")
+        if speaker is None and self.speakers:
+            speaker = self.closest_speaker(wave)
+        blocks = list(self.encode_stream([wave]))
+        return self.codes(np.concatenate(blocks, axis=1), len(wave), speaker)
+
+    def codes(self, codes: np.ndarray, num_samples: int, speaker: str | None = None) -> Codes:
+        """Codes (Q, L) of ``num_samples`` samples, with all that decoding them needs to know."""
+        return Codes(levels=(codes,), sample_rate=self.sample_rate, num_samples=num_samples, hops=(self.hop,),
+                     num_codes=(self.num_codes,), fingerprint=self.fingerprint, label=self.check(speaker))
+
+    def decode(self, codes: Codes, speaker: str | None = None) -> Tensor:
+        """Codes to the waveform (T,) at ``sample_rate``, exactly as long as what was encoded.
+
+        Raises CodeFileError if another model made the codes, LabelError on an unknown speaker.
+        """
+        codes.check_fingerprint(self.fingerprint)
+        blocks = self.decode_stream([codes.levels[0]], codes.num_samples, speaker or codes.label)
+        return torch.cat(list(blocks))
+
+    def encode_stream(self, pieces: Iterable[Tensor]) -> Iterator[np.ndarray]:
+        """Pieces (n,) of a waveform at ``sample_rate``, however cut, to blocks (Q, L) of its codes."""
+        process = lambda x: self.model.encode(x[None, None])[0]  # noqa: E731
+        for block in blockwise(self._padded(pieces), process, encoder_halo(self.model.encoder.field),
+                               self.block, unit_in=self.hop, unit_out=1):
+            yield block.cpu().numpy()
+
+    def decode_stream(self, blocks: Iterable[np.ndarray], num_samples: int | None = None,
+                      speaker: str | None = None) -> Iterator[Tensor]:
+        """Blocks (Q, L) of codes, however cut, to pieces (n,) of the waveform, ``num_samples`` in all."""
+        condition = self.condition(speaker)
+        process = lambda c: self.model.decode(c[None], condition)[0, 0]  # noqa: E731
+        left = num_samples if num_samples is not None else float("inf")
+        for piece in blockwise((torch.from_numpy(np.asarray(b)).long() for b in blocks), process,
+                               decoder_halo(self.model.decoder.field), self.block, 1, self.hop):
+            piece = piece[: int(min(left, len(piece)))]
+            left -= len(piece)
+            if len(piece):
+                yield piece
+
+    def condition(self, speaker: str | None) -> Condition:
+        """What the decoder is told for a speaker's name; None is "unknown"."""
+        speaker = self.check(speaker)
+        return Condition() if speaker is None else Condition(torch.tensor([self.speakers.index(speaker)]))
+
+    def check(self, speaker: str | None) -> str | None:
+        """The name itself if this model knows it; LabelError with the nearest names if not."""
+        if speaker is None or speaker in self.speakers:
+            return speaker
+        if not self.speakers:
+            raise LabelError(f"no speaker '{speaker}': this model's decoder is not told who speaks.")
+        raise LabelError(f"no speaker '{speaker}' in this model ({len(self.speakers)} speakers); "
+                         f"{nearest(speaker, self.speakers)}.")
+
+    def closest_speaker(self, wave: Tensor, seconds: float = 4.0) -> str:
+        """The training speaker in whose voice the codes of a waveform (T,) sound most like it.
+
+        Analysis by synthesis on its loudest ``seconds``: the least mean distance of log-mel spectra.
+        """
+        wave = loudest(wave, round(seconds * self.sample_rate) // self.hop * self.hop)
+        wave = F.pad(wave, (0, -len(wave) % self.hop))[None, None]
+        z = self.model.bottleneck.decode(self.model.encode(wave))
+        mel = LogMel(self.sample_rate, n_fft=1024, hop=256, num_mels=80)
+        wanted = mel(wave)
+        distance = []
+        for index in range(len(self.speakers)):
+            params = self.model.params(z, Condition(torch.tensor([index])))
+            distance.append(float((mel(self.model.likelihood.mean(params)) - wanted).abs().mean()))
+        return self.speakers[int(np.argmin(distance))]
+
+    def _padded(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The pieces, then the zeros that complete the last latent step."""
+        total = 0
+        for piece in pieces:
+            total += len(piece)
+            yield piece
+        if total % self.hop:
+            yield torch.zeros(self.hop - total % self.hop)
+
+
+def mono(waveform: Tensor | np.ndarray) -> Tensor:
+    """(T,) or (C, T) floating point to (T,) float32, channels averaged; ShapeError for anything else."""
+    wave = torch.as_tensor(waveform)
+    if not wave.is_floating_point():
+        raise ShapeError(f"Codec wants floating point samples in [-1, 1], got {wave.dtype}: divide integers "
+                         "by their full scale first.")
+    if wave.ndim == 2 and wave.shape[0] <= wave.shape[1]:
+        wave = wave.mean(0)
+    if wave.ndim != 1 or not len(wave):
+        raise ShapeError(f"Codec wants a waveform (T,) or (C, T) with C <= T and T > 0, got {tuple(wave.shape)}.")
+    return wave.float()
+
+
+def loudest(wave: Tensor, length: int) -> Tensor:
+    """The stretch of ``length`` samples of a waveform (T,) with the most energy, on a coarse grid."""
+    if len(wave) <= length:
+        return wave
+    starts = range(0, len(wave) - length + 1, max(1, length // 4))
+    return max((wave[s:s + length] for s in starts), key=lambda part: float(part.square().sum()))
