@@ -1,0 +1,59 @@
+"""A file imports only from layers above its own; a module that is in no layer fails too."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = [
+    ("errors", "shapes", "config", "files"),
+    ("audio", "image", "nn"),
+    ("encoders", "bottlenecks", "decoders", "likelihoods", "rate_control", "criteria", "objectives"),
+    ("models",),
+    ("priors",),
+    ("blocks", "checkpoint", "codes", "codec", "convert"),
+    ("metrics", "data", "optim", "preview", "run", "train", "report", "evaluate"),
+    ("cli", "commands"),
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def imports(source: str) -> set[str]:
+    """The parts of audiovae that a source names in any import, at any depth."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [f"{node.module}.{a.name}" for a in node.names] if node.module == "audiovae" else [node.module]
+        elif isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        else:
+            continue
+        found |= {n.split(".")[1] for n in names if n.startswith("audiovae.")}
+    return found
+
+
+def downward(level: int, source: str) -> set[str]:
+    """Names imported from a layer below ``level``."""
+    return {name for name in imports(source) if LEVEL.get(name, 99) > level}
+
+
+MODULES = [p for p in sorted((ROOT / "audiovae").rglob("*.py")) if p != ROOT / "audiovae/__init__.py"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_arrows_point_up(path):
+    part = path.relative_to(ROOT / "audiovae").parts[0].removesuffix(".py")
+    assert part in LEVEL, f"{part} is in no layer: add it to the list above"
+    assert not downward(LEVEL[part], path.read_text())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "data").glob("*.py")), ids=lambda p: p.name)
+def test_data_scripts_import_audio_and_image_only(path):
+    assert imports(path.read_text()) <= {"audio", "image", "errors", "files"}
+
+
+def test_an_arrow_that_points_down_is_seen():
+    assert downward(LEVEL["bottlenecks"], "def f():\n    from audiovae.train import train") == {"train"}
+    assert downward(LEVEL["bottlenecks"], "from audiovae import codec") == {"codec"}
+    assert not downward(LEVEL["bottlenecks"], "from audiovae.nn.conv import FiLM\nimport torch")
