@@ -23,6 +23,7 @@ class Latent:
     codes : (B, Q, *grid) int64 for a discrete bottleneck, else None.
     losses : unweighted scalar training terms by name, such as ``commitment``.
     stats : scalars for the log, such as ``perplexity`` or ``active_units``; never trained on.
+    rate_map : (B, D, *grid) nats, where the rate is spent (free bits read it); None where it is constant.
     """
 
     z: Tensor
@@ -30,6 +31,7 @@ class Latent:
     codes: Tensor | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     stats: dict[str, Tensor] = field(default_factory=dict)
+    rate_map: Tensor | None = None
 
 
 @dataclass
