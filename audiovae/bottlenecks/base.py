@@ -1,7 +1,9 @@
 """The contract every bottleneck keeps, so that each fits every model, in one or two dimensions."""
 
+import torch
 from torch import Tensor, nn
 
+from audiovae.errors import ShapeError
 from audiovae.shapes import Latent
 
 
@@ -36,3 +38,37 @@ class Bottleneck(nn.Module):
     @property
     def is_discrete(self) -> bool:
         return bool(self.num_codes)
+
+
+def check_finite(owner: str, h: Tensor) -> None:
+    """Raise ShapeError where ``h`` holds a NaN or an infinity: it would be coded, or learnt, without a word.
+
+    >>> check_finite("VectorQuantizer", torch.zeros(2, 3))
+    """
+    if not torch.isfinite(h.sum()) and not torch.isfinite(h).all():  # the sum is the cheap test, and enough
+        bad = int((~torch.isfinite(h)).sum())
+        raise ShapeError(
+            f"{owner} wants finite values, got {bad} of {h.numel()} that are NaN or infinite: "
+            f"look at the input and at the encoder's weights."
+        )
+
+
+def check_codes(owner: str, codes: Tensor, num_codes: tuple[int, ...], dims: int) -> None:
+    """Raise ShapeError unless ``codes`` are (B, n, *grid) integers with code q from 0 to num_codes[q] - 1.
+
+    ``n`` may be below Q = len(num_codes): the first n stages.
+
+    >>> check_codes("VectorQuantizer", torch.zeros(2, 1, 50, dtype=torch.int64), num_codes=(512,), dims=1)
+    """
+    quantizers = len(num_codes)
+    if codes.ndim != 2 + dims or not 1 <= codes.shape[1] <= quantizers:
+        grid = ", L" if dims == 1 else ", H, W"
+        raise ShapeError(f"{owner} wants codes as (B, Q={quantizers}{grid}), got {tuple(codes.shape)}.")
+    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        raise ShapeError(f"{owner} wants integer codes, got {codes.dtype}: pass what encode gave.")
+    limits = torch.tensor(num_codes[: codes.shape[1]], device=codes.device).view(-1, *[1] * dims)
+    if ((codes < 0) | (codes >= limits)).any():
+        raise ShapeError(
+            f"{owner} wants codes from 0 to {max(num_codes) - 1}, got {int(codes.min())} to "
+            f"{int(codes.max())}: are they of another model?"
+        )
