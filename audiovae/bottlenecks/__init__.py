@@ -1,0 +1,38 @@
+"""Bottlenecks: what stands between an encoder and a decoder, all behind one contract.
+
+A config's ``kind`` names it: "identity", "gaussian", "vq", "rvq", "grouped" or "fsq".
+"""
+
+from typing import Annotated
+
+import pydantic
+
+from audiovae.bottlenecks.base import Bottleneck
+from audiovae.bottlenecks.fsq import FiniteScalarQuantizer, FSQConfig
+from audiovae.bottlenecks.gaussian import Gaussian, GaussianConfig
+from audiovae.bottlenecks.grouped import GroupedConfig, GroupedQuantizer
+from audiovae.bottlenecks.identity import Identity, IdentityConfig
+from audiovae.bottlenecks.rvq import ResidualQuantizer, RVQConfig
+from audiovae.bottlenecks.vq import VectorQuantizer, VQConfig
+
+BottleneckConfig = Annotated[
+    IdentityConfig | GaussianConfig | VQConfig | RVQConfig | GroupedConfig | FSQConfig,
+    pydantic.Discriminator("kind"),
+]
+
+__all__ = [
+    "Bottleneck",
+    "BottleneckConfig",
+    "FSQConfig",
+    "FiniteScalarQuantizer",
+    "Gaussian",
+    "GaussianConfig",
+    "GroupedConfig",
+    "GroupedQuantizer",
+    "Identity",
+    "IdentityConfig",
+    "RVQConfig",
+    "ResidualQuantizer",
+    "VQConfig",
+    "VectorQuantizer",
+]
