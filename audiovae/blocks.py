@@ -29,7 +29,7 @@ def decoder_halo(field: Field) -> tuple[int, int]:
     >>> decoder_halo(Field.transposed(kernel=8, stride=4, padding=2))
     (1, 1)
     """
-    return math.ceil(field.left), math.floor(field.right - field.stride) + 1
+    return math.floor(field.left), math.floor(field.right - field.stride) + 1
 
 
 def blockwise(pieces: Iterable[Tensor], process: Callable[[Tensor], Tensor], halo: tuple[int, int],

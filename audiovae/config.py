@@ -8,6 +8,7 @@ import dataclasses
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -51,7 +52,7 @@ def to_dict(config: Config) -> dict[str, Any]:
     return TypeAdapter(type(config)).dump_python(config, mode="json")
 
 
-def read(cls: type[T], path: str | Path, overrides: dict[str, str] | None = None) -> T:
+def read(cls: type[T], path: str | Path, overrides: Mapping[str, Any] | None = None) -> T:
     """Read a TOML file into ``cls``, with overrides such as ``{"model.bottleneck.num_codes": "512"}``.
 
     Raises
@@ -69,7 +70,7 @@ def read(cls: type[T], path: str | Path, overrides: dict[str, str] | None = None
     return from_dict(cls, merge(values, overrides or {}), source=f"config {path}")
 
 
-def merge(values: dict[str, Any], overrides: dict[str, str]) -> dict[str, Any]:
+def merge(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Lay dotted overrides over nested values; a new ``kind`` starts its part from the defaults.
 
     >>> merge({"a": {"kind": "x", "n": 1}}, {"a.kind": "y"})

@@ -21,28 +21,30 @@ def parse(command: str, arguments: type[T], argv: list[str]) -> T:
     return tyro.cli(arguments, prog=f"audiovae {command}", args=argv)
 
 
-def outputs(found: list[Input], output: Path | None, suffix: str) -> list[Path]:
+def outputs(found: list[Input], output: Path | None, suffix: str, tag: str = "") -> list[Path]:
     """Where each input's result goes: ``output`` itself for one, else mirrored below the folder ``output``.
 
-    Without ``output`` results lie beside their inputs, with the new suffix.
+    Without ``output`` results lie beside their inputs. A ``tag`` is put between name and suffix, and
+    says that there are several results an input, so that ``output`` is a folder.
     """
+    names = [item.relative.with_name(item.relative.stem + tag + suffix) for item in found]
     if output is None:
-        return [item.path.with_suffix(suffix) for item in found]
+        return [item.path.with_name(name.name) for item, name in zip(found, names, strict=True)]
     single = len(found) == 1 and found[0].relative == Path(found[0].path.name)
-    if single and output.suffix and not output.is_dir():
+    if single and not tag and output.suffix and not output.is_dir():
         return [output]
-    return [output / item.relative.with_suffix(suffix) for item in found]
+    return [output / name for name in names]
 
 
 def over_files(command: str, inputs: tuple[str, ...], output: Path | None, suffix: str,
-               suffixes: tuple[str, ...], process: Callable[[Path, Path], str]) -> int:
+               suffixes: tuple[str, ...], process: Callable[[Path, Path], str], tag: str = "") -> int:
     """Run ``process(source, target)`` on every input; a bad one is listed at the end, the rest goes on.
 
     ``process`` returns a sentence on what it wrote. With one input its error is the command's own; with
     several the failures are printed, written to ``failed.tsv`` in the output folder, and the exit code is 2.
     """
     found = expand_inputs(inputs, suffixes)
-    targets = outputs(found, output, suffix)
+    targets = outputs(found, output, suffix, tag)
     taken: dict[Path, Path] = {}
     for item, target in zip(found, targets, strict=True):
         if taken.setdefault(target, item.path) != item.path:
@@ -51,10 +53,6 @@ def over_files(command: str, inputs: tuple[str, ...], output: Path | None, suffi
     failed: list[tuple[Path, str]] = []
     for item, target in tqdm(list(zip(found, targets, strict=True)), unit="file", disable=None):
         try:
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OutputError(f"{target.parent} cannot be made ({error.strerror}).") from None
             said = process(item.path, target)
         except AudiovaeError as error:
             if len(found) == 1:
@@ -64,16 +62,19 @@ def over_files(command: str, inputs: tuple[str, ...], output: Path | None, suffi
             if len(found) == 1:
                 print(said)
     if len(found) > 1:
-        done = len(found) - len(failed)
-        print(f"{done} of {len(found)} files written {'beside their sources' if output is None else f'to {output}'}.")
+        where = f"to {output}" if output is not None else "beside their sources"
+        print(f"{len(found) - len(failed)} of {len(found)} files written {where}.")
     if failed:
-        for path, reason in failed:
-            print(f"  {path}: {reason}", file=sys.stderr)
-        listed = ""
-        if output is not None:
-            with atomic_file(output / "failed.tsv") as temporary:
-                temporary.write_text("".join(f"{path}\t{reason}\n" for path, reason in failed))
-            listed = f"; they are listed in {output / 'failed.tsv'}"
-        print(f"audiovae: {command}: {len(failed)} of {len(found)} files failed{listed}.", file=sys.stderr)
-        return 2
-    return 0
+        _list_failures(command, failed, len(found), output)
+    return 2 if failed else 0
+
+
+def _list_failures(command: str, failed: list[tuple[Path, str]], total: int, output: Path | None) -> None:
+    for path, reason in failed:
+        print(f"  {path}: {reason}", file=sys.stderr)
+    listed = ""
+    if output is not None:
+        with atomic_file(output / "failed.tsv") as temporary:
+            temporary.write_text("".join(f"{path}\t{reason}\n" for path, reason in failed))
+        listed = f"; they are listed in {output / 'failed.tsv'}"
+    print(f"audiovae: {command}: {len(failed)} of {total} files failed{listed}.", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from audiovae.bottlenecks import BottleneckConfig, ResidualVQConfig
+from audiovae.bottlenecks import BottleneckConfig, RVQConfig
 from audiovae.bottlenecks.base import Bottleneck
 from audiovae.config import Config
 from audiovae.decoders import DecoderConfig, SpectralDecoderConfig
@@ -96,7 +96,7 @@ class AutoencoderConfig(Config):
 
     kind: Literal["autoencoder"] = "autoencoder"
     encoder: EncoderConfig = SpectralEncoderConfig()
-    bottleneck: BottleneckConfig = ResidualVQConfig()
+    bottleneck: BottleneckConfig = RVQConfig()
     decoder: DecoderConfig = SpectralDecoderConfig()
     likelihood: LikelihoodConfig = GaussianConfig()
     condition_dim: int = 0

@@ -1,0 +1,53 @@
+"""audiovae encode: recordings to code files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from audiovae.codec import Codec
+from audiovae.commands.arguments import AUDIO, over_files, parse
+from audiovae.transcode import encode_file
+from audiovae.errors import ConfigError
+
+FORMATS = (".codes", ".npz", ".npy")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Encode recordings of any format, rate and length to discrete codes, in constant memory.
+
+    Example: audiovae encode speech.mp3 -o speech.codes --model runs/small
+
+    A folder is mirrored: audiovae encode recordings/ -o codes/ --model runs/small
+    """
+
+    inputs: tyro.conf.Positional[tuple[str, ...]]
+    """Recordings, globs or folders."""
+    model: Path
+    """Checkpoint folder, training run or hub repository."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Code file (.codes, .npz or .npy), or a folder for several (default: beside the recording)."""
+    format: Literal["codes", "npz", "npy"] = "codes"
+    """What to write when the output is a folder."""
+    speaker: str | None = None
+    """Training speaker whose voice decodes it (default: the one that sounds most like the recording)."""
+    channel: int | None = None
+    """Channel to encode, from 0 (default: the mean of all)."""
+
+
+def main(argv: list[str]) -> int:
+    arguments = parse("encode", Arguments, argv)
+    suffix = f".{arguments.format}"
+    if arguments.output is not None and arguments.output.suffix in FORMATS:
+        suffix = arguments.output.suffix
+    codec = Codec.from_pretrained(arguments.model)
+    codec.check(arguments.speaker)
+    if arguments.channel is not None and arguments.channel < 0:
+        raise ConfigError(f"--channel counts from 0, got {arguments.channel}.")
+
+    def process(source: Path, target: Path) -> str:
+        return encode_file(codec, source, target, arguments.speaker, arguments.channel)
+
+    return over_files("encode", arguments.inputs, arguments.output, suffix, AUDIO, process)

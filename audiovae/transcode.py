@@ -1,0 +1,69 @@
+"""Whole files through a codec, in constant memory: recording to codes, codes to recording."""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from audiovae.audio.io import AudioWriter, stream_audio
+from audiovae.codec import Codec
+from audiovae.codes import Codes, CodeReader, CodeWriter
+from audiovae.errors import AudioError
+from audiovae.files import atomic_file
+
+LOOK_SECONDS = 30.0  # how far into a recording the voice that suits it best is looked for
+
+
+class Recording:
+    """A recording as pieces (n,) at a codec's rate, checked on the way: read once, constant memory.
+
+    After the last piece ``samples`` is its length. Raises AudioError if it cannot be read, is shorter
+    than one latent step, or is silent throughout.
+    """
+
+    def __init__(self, path: Path, codec: Codec, channel: int | None = None):
+        self.path, self.codec, self.channel = path, codec, channel
+        self.samples = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.samples, peak = 0, 0.0
+        for piece in stream_audio(self.path, self.codec.sample_rate, "mix" if self.channel is None else self.channel):
+            self.samples += len(piece)
+            peak = max(peak, float(piece.abs().max())) if len(piece) else peak
+            yield piece
+        if self.samples < self.codec.hop:
+            raise AudioError(f"{self.path}: {self.samples} samples at {self.codec.sample_rate} Hz are shorter than "
+                             f"one latent step ({self.codec.hop}).")
+        if peak == 0:
+            raise AudioError(f"{self.path}: silent, every sample is 0.")
+
+    def head(self) -> Tensor:
+        """Its first half minute at most."""
+        pieces, length = [], 0
+        for piece in self:
+            pieces.append(piece)
+            length += len(piece)
+            if length >= LOOK_SECONDS * self.codec.sample_rate:
+                break
+        return torch.cat(pieces)
+
+
+def encode_file(codec: Codec, source: Path, target: Path, speaker: str | None = None,
+                channel: int | None = None) -> str:
+    """Encode a recording to a code file (.codes, .npz or .npy by suffix); a sentence on what was written."""
+    recording = Recording(source, codec, channel)
+    if speaker is None and codec.speakers:
+        speaker = codec.closest_speaker(recording.head())
+    blocks = codec.encode_stream(recording)
+    if target.suffix in (".npz", ".npy"):
+        codes = codec.join(blocks, lambda: recording.samples, speaker)
+        codes.export(target)
+    else:
+        with CodeWriter(target, codec.header(speaker)) as writer:
+            for block in blocks:
+                writer.write((block,))
+            writer.finish(recording.samples)
+    seconds = recording.samples / codec.sample_rate
+    return f"{target}: {seconds:.2f} s" + (f" in the voice of {speaker}." if speaker else ".")

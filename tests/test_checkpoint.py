@@ -1,0 +1,126 @@
+"""Checkpoints: what is saved is what is loaded; anything else is refused in one line."""
+
+import json
+import pickle
+
+import pytest
+import torch
+
+from audiovae.bottlenecks import VQConfig
+from audiovae.checkpoint import fingerprint, load_model, save_model
+from audiovae.decoders import StridedDecoderConfig
+from audiovae.encoders import StridedEncoderConfig
+from audiovae.errors import CheckpointError
+from audiovae.models import AutoencoderConfig
+from audiovae.shapes import Condition, DataSpec
+
+CONFIG = AutoencoderConfig(
+    encoder=StridedEncoderConfig(strides=(4, 2), width=8, depth=1),
+    decoder=StridedDecoderConfig(strides=(4, 2), width=8, depth=1),
+    bottleneck=VQConfig(num_codes=16, dim=4), condition_dim=3)
+SPEC = DataSpec(channels=1, dims=1, sample_rate=8000, labels=("anna", "bert"))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = CONFIG.build(SPEC).eval()
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_model(folder, model, CONFIG)
+    return model, folder
+
+
+def test_what_is_saved_is_what_is_loaded(saved):
+    model, folder = saved
+    again = load_model(folder)
+    x, condition = torch.randn(1, 1, 80), Condition(torch.tensor([1]))
+    assert again.data == SPEC and not again.training
+    assert torch.equal(again(x, condition).params, model(x, condition).params)
+    assert fingerprint(again) == fingerprint(model)
+
+
+def test_any_weight_changes_the_fingerprint(saved):
+    model, _ = saved
+    before = fingerprint(model)
+    for value in model.state_dict().values():
+        if value.numel():
+            kept = value.clone()
+            value.view(-1)[0] = value.view(-1)[0] + 1
+            assert fingerprint(model) != before
+            value.copy_(kept)
+    assert fingerprint(model) == before
+
+
+def test_a_pickle_is_refused_and_not_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    for name in ("model.pt", "model.safetensors", "model"):
+        path = tmp_path / name
+        path.write_bytes(pickle.dumps(Bomb()))
+        with pytest.raises(CheckpointError, match="pickle"):
+            load_model(path)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "model.ckpt")
+    with pytest.raises(CheckpointError, match="pickle"):
+        load_model(tmp_path / "model.ckpt")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "model.pt").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(CheckpointError, match=r"model\.pt is a pickle"):
+        load_model(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickle_in_the_place_of_weights_is_refused(saved):
+    _, folder = saved
+    (folder / "model.safetensors").write_bytes(pickle.dumps({"weights": [1, 2, 3]}))
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, -1])
+def test_truncated_weights(saved, keep):
+    _, folder = saved
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda d: d.update(format=99), "upgrade audiovae"),
+    (lambda d: d.pop("model"), "lacks"),
+    (lambda d: d["model"].update(surprise=1), "surprise"),
+    (lambda d: d["model"]["bottleneck"].update(num_codes=17), "do not fit"),
+    (lambda d: d["data"].update(labels=["anna"]), "do not fit"),
+])
+def test_a_config_that_does_not_fit(saved, change, said):
+    _, folder = saved
+    description = json.loads((folder / "config.json").read_text())
+    change(description)
+    (folder / "config.json").write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match=said) as caught:
+        load_model(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_there(tmp_path):
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(CheckpointError):
+            load_model(path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_model(tmp_path)
+
+
+def test_half_precision_weights_load_in_single(saved):
+    from safetensors.torch import load_file, save_file
+
+    model, folder = saved
+    path = folder / "model.safetensors"
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in load_file(path).items()}, path)
+    again = load_model(folder)
+    assert all(p.dtype == torch.float32 for p in again.parameters())
+    x = torch.randn(1, 1, 80)
+    torch.testing.assert_close(again.encoder(x), model.encoder(x), atol=5e-3, rtol=5e-2)

@@ -1,0 +1,176 @@
+"""The loop: resumed = never stopped, bit for bit; what ends it, and what it leaves behind."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from audiovae.checkpoint import load_model, run_checkpoints
+from audiovae.config import from_dict
+from audiovae.data import DigitsSource
+from audiovae.errors import CheckpointError, ConfigError, OutputError, TrainingError
+from audiovae.optim import Average
+from audiovae.run import State
+from audiovae.shapes import Batch
+from audiovae.train import Experiment, train
+
+STRIDED = {"kind": "strided", "strides": [2, 2], "width": 16, "depth": 1}
+
+
+def digits(bottleneck, steps, **loop):
+    """A small image model on scikit-learn's digits."""
+    return from_dict(Experiment, {
+        "data": {"kind": "digits", "batch_size": 32},
+        "model": {"encoder": STRIDED, "decoder": STRIDED, "bottleneck": bottleneck,
+                  "likelihood": {"kind": "bernoulli"}, "condition_dim": 4},
+        "objective": {"criteria": []},
+        "train": {"steps": steps, "schedule": "constant", "warmup": 0, "log_every": 5, **loop}})
+
+
+def speech(corpus, steps):
+    """A small speech model with every random part switched on: k-means, restarts, dropouts."""
+    return from_dict(Experiment, {
+        "data": {"corpus": str(corpus), "seconds": 0.2, "batch_size": 4, "validation_batches": 1},
+        "model": {"encoder": {"width": 16, "depth": 1}, "decoder": {"width": 16, "depth": 1}, "condition_dim": 4,
+                  "bottleneck": {"kind": "rvq", "num_codes": 8, "num_quantizers": 2, "dim": 8, "quantizer_dropout": 0.5,
+                                 "kmeans_after": 6}},
+        "objective": {"distortion": 0, "criteria": [{"kind": "log_mel"}]},
+        "train": {"steps": steps, "schedule": "constant", "warmup": 0, "accumulate": 2}})
+
+
+def tensors(run):
+    folder = run_checkpoints(run)[-1]
+    return {**load_file(folder / "training.safetensors"), **load_file(folder / "model.safetensors")}
+
+
+def rows(run, split):
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["split"] == split]
+
+
+def assert_stop_and_go_is_one_run(make, folder):
+    for name, cuts in (("whole", [16]), ("cut in k-means", [3, 16]), ("cut after", [9, 16])):
+        for index, steps in enumerate(cuts):
+            state = train(make(steps), folder / name, resume=index > 0)
+        assert state.step == 16
+    whole = tensors(folder / "whole")
+    for name in ("cut in k-means", "cut after"):
+        other = tensors(folder / name)
+        assert whole.keys() == other.keys()
+        assert [k for k in whole if not torch.equal(whole[k], other[k])] == []
+
+
+@pytest.mark.parametrize("bottleneck", [
+    {"kind": "gaussian", "dim": 4},
+    {"kind": "vq", "num_codes": 16, "dim": 4, "kmeans_after": 6},
+], ids=["vae", "vq-vae"])
+def test_stop_and_go_on_is_the_run_that_never_stopped(bottleneck, tmp_path):
+    assert_stop_and_go_is_one_run(lambda steps: digits(bottleneck, steps), tmp_path)
+
+
+def test_stop_and_go_on_with_speech_and_residual_codes(tiny_corpus, tmp_path):
+    assert_stop_and_go_is_one_run(lambda steps: speech(tiny_corpus, steps), tmp_path)
+
+
+def test_a_run_that_forgets_its_optimizer_is_another_run(tmp_path, monkeypatch):
+    """The check above must be able to fail."""
+    train(digits({"kind": "gaussian", "dim": 4}, 8), tmp_path / "whole")
+    train(digits({"kind": "gaussian", "dim": 4}, 4), tmp_path / "cut")
+    monkeypatch.setattr(torch.optim.AdamW, "load_state_dict", lambda self, state: None)
+    train(digits({"kind": "gaussian", "dim": 4}, 8), tmp_path / "cut", resume=True)
+    whole, cut = tensors(tmp_path / "whole"), tensors(tmp_path / "cut")
+    assert any(not torch.equal(whole[k], cut[k]) for k in whole)
+
+
+def test_digits_are_learned_and_logged(tmp_path):
+    train(digits({"kind": "gaussian", "dim": 8}, 150, lr=3e-3), tmp_path / "run")
+    before, after = rows(tmp_path / "run", "train")[0], rows(tmp_path / "run", "valid")[-1]
+    assert after["elbo"] > before["elbo"] + 5
+    assert after["elbo"] == pytest.approx(-after["distortion"] - after["rate"], rel=1e-4)
+    assert (tmp_path / "run/samples/00000150/source-above-reconstruction.png").stat().st_size > 0
+    assert list((tmp_path / "run").glob("events*"))
+    model = load_model(tmp_path / "run")
+    assert model.data.labels == tuple("0123456789")
+
+
+def test_the_last_two_checkpoints_are_kept(tmp_path):
+    train(digits({"kind": "identity", "dim": 2}, 6, checkpoint_minutes=0), tmp_path / "run")
+    assert [p.name for p in run_checkpoints(tmp_path / "run")] == ["checkpoint-00000005", "checkpoint-00000006"]
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_files_and_last_checkpoint(tmp_path, monkeypatch):
+    real = DigitsSource.batch
+
+    def poisoned(self, step, rank=0):
+        batch = real(self, step, rank)
+        return Batch(batch.x * float("nan"), batch.condition, batch.names) if step == 3 else batch
+
+    monkeypatch.setattr(DigitsSource, "batch", poisoned)
+    with pytest.raises(TrainingError, match=r"step 3 .*digit \d+.*checkpoint-00000003"):
+        train(digits({"kind": "identity", "dim": 2}, 6, checkpoint_minutes=0), tmp_path / "run")
+    assert all(torch.isfinite(v).all() for v in tensors(tmp_path / "run").values())
+
+
+def test_a_time_budget_ends_the_run_and_its_schedule(tmp_path):
+    state = train(digits({"kind": "identity", "dim": 2}, None, minutes=0.02, schedule="cosine", log_every=1),
+                  tmp_path / "run")
+    assert 0.02 <= state.minutes < 0.2
+    rates = [row["lr"] for row in rows(tmp_path / "run", "train")]
+    assert rates[-1] < 0.1 * max(rates)
+
+
+def test_what_cannot_start_says_so(tmp_path):
+    with pytest.raises(ConfigError, match="no budget"):
+        train(digits({"kind": "identity", "dim": 2}, None), tmp_path / "run")
+    with pytest.raises(CheckpointError, match="no checkpoint to resume"):
+        train(digits({"kind": "identity", "dim": 2}, 1), tmp_path / "run", resume=True)
+    train(digits({"kind": "identity", "dim": 2}, 1), tmp_path / "run")
+    with pytest.raises(OutputError, match="already holds a run.*--resume"):
+        train(digits({"kind": "identity", "dim": 2}, 1), tmp_path / "run")
+    with pytest.raises(ConfigError, match="hop"):
+        config = digits({"kind": "identity", "dim": 2}, 1)
+        train(from_dict(Experiment, {"data": {"kind": "digits"}, "train": {"steps": 1}, "model": {
+            "encoder": STRIDED, "decoder": {**STRIDED, "strides": [2]}, "bottleneck": {"kind": "identity"}}}),
+            tmp_path / "other")
+        assert config
+
+
+def test_control_c_saves_and_resume_goes_on(tmp_path):
+    config = tmp_path / "digits.toml"
+    config.write_text('[data]\nkind = "digits"\n[model.encoder]\nkind = "strided"\nstrides = [2, 2]\n'
+                      '[model.decoder]\nkind = "strided"\nstrides = [2, 2]\n[model.bottleneck]\nkind = "gaussian"\n'
+                      '[objective]\ncriteria = []\n[train]\nminutes = 5\nlog_every = 1\n')
+    command = [sys.executable, "-m", "audiovae.cli", "train"]
+    run = tmp_path / "run"
+    process = subprocess.Popen([*command, str(config), "-o", str(run)], stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if (run / "log.jsonl").exists() and len((run / "log.jsonl").read_text().splitlines()) > 3:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and f"audiovae train --resume {run}" in said
+    steps = json.loads((run_checkpoints(run)[-1] / "state.json").read_text())["step"]
+    more = [*command, "--resume", str(run), "--train.steps", str(steps + 2)]
+    done = subprocess.run(more, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{steps + 2} steps")
+
+
+def test_averaged_weights_follow_their_formula():
+    model = torch.nn.Linear(1, 1, bias=False)
+    average, expected = Average(model, 0.9), float(model.weight)
+    for t in range(1, 30):
+        model.weight.data.fill_(float(t % 5))
+        average.update()
+        decay = min(0.9, t / (t + 10))
+        expected = decay * expected + (1 - decay) * (t % 5)
+    with average.applied():
+        assert float(model.weight) == pytest.approx(expected, rel=1e-5)
+    assert float(model.weight) == 29 % 5
+    assert State() == State(0, 0.0, False)
