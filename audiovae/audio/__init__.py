@@ -1,0 +1,1 @@
+"""Recordings: reading and writing, resampling, levels, features, and corpora of them."""
