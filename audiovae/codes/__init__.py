@@ -1,0 +1,7 @@
+"""Discrete codes of a recording: in memory, in one self-describing file, and as arrays for others."""
+
+from audiovae.codes.codes import Codes
+from audiovae.codes.file import CodeReader, CodeWriter
+from audiovae.codes.header import CodeHeader
+
+__all__ = ["CodeHeader", "CodeReader", "CodeWriter", "Codes"]

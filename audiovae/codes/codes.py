@@ -1,0 +1,143 @@
+"""The codes of one recording in memory, and their three ways to disk."""
+
+import io
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from audiovae.codes.file import CodeReader, CodeWriter
+from audiovae.codes.header import CodeHeader
+from audiovae.errors import CodeFileError, OutputError
+from audiovae.files import atomic_file
+
+ZIP = b"PK\x03\x04"
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, EOFError, OSError, NotImplementedError,
+               zipfile.BadZipFile, zlib.error)  # what numpy says of an .npz that is damaged or not ours
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """What an encoder made of one recording, with all that is needed to decode it.
+
+    Parameters
+    ----------
+    levels : one int64 array (Q, L) for each level, level 0 the fastest.
+    sample_rate : Hz.
+    num_samples : T, exact length of the recording in samples; at most L * hop in each level.
+    hops : samples per latent step of each level.
+    num_codes : for each level the K of each of its Q quantizers.
+    fingerprint : of the model that made them.
+    label : speaker or class the decoder is told, or None.
+
+    Raises ShapeError on codes that do not fit, CodeFileError on facts that cannot be.
+
+    >>> import tempfile
+    >>> codes = Codes((np.arange(100).reshape(2, 50),), 16000, 15900, (320,), ((1024, 1024),), "9f3c")
+    >>> codes.save(path := Path(tempfile.mkdtemp()) / "a.codes")
+    >>> again = Codes.load(path)
+    >>> again.num_samples, again.levels[0].shape, again.nominal_kbps
+    (15900, (2, 50), 1.0)
+    """
+
+    levels: tuple[np.ndarray, ...]
+    sample_rate: int
+    num_samples: int
+    hops: tuple[int, ...]
+    num_codes: tuple[tuple[int, ...], ...]
+    fingerprint: str
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", self.header.check_levels(self.levels))
+        self.header.check_length([codes.shape[1] for codes in self.levels], self.num_samples)
+
+    @property
+    def header(self) -> CodeHeader:
+        return CodeHeader(self.sample_rate, self.hops, self.num_codes, self.fingerprint, self.label)
+
+    @property
+    def seconds(self) -> float:
+        return self.num_samples / self.sample_rate
+
+    @property
+    def nominal_kbps(self) -> float:
+        """kbit/s with log2 K bits a code: what the model states, without container or entropy coding."""
+        return self.header.nominal_kbps
+
+    def kbps(self, path: str | Path) -> float:
+        """kbit/s of the file these codes were saved to, with its header and all."""
+        return Path(path).stat().st_size * 8 / self.seconds / 1000
+
+    def check_fingerprint(self, expected: str) -> None:
+        """Raise CodeFileError, naming both, unless the model of fingerprint ``expected`` made these codes."""
+        self.header.check_fingerprint(expected)
+
+    def save(self, path: str | Path) -> None:
+        """Write the entropy-coded code file, whole or not at all; OutputError where the system refuses."""
+        with CodeWriter(path, self.header) as writer:
+            writer.write(self.levels)
+            writer.finish(self.num_samples)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Codes":
+        """Read a code file or an exported ``.npz``, told apart by content; CodeFileError unless intact."""
+        with _opened(path) as file:
+            if file.read(len(ZIP)) == ZIP:
+                return cls._from_npz(path)
+        with CodeReader(path) as reader:
+            blocks = list(reader)
+            levels = tuple(np.concatenate(parts, axis=1) for parts in zip(*blocks, strict=True))
+            return cls._of(levels, reader.num_samples, reader.header)
+
+    def export(self, path: str | Path) -> None:
+        """Write ``.npz`` or ``.npy``, by suffix, of the smallest unsigned type that holds every code.
+
+        The ``.npz`` describes itself: ``level_0``, ``level_1`` ... (Q, L), and ``header``, a JSON text. The
+        ``.npy`` is the bare (Q, L) array of a model with one level, and cannot be decoded again.
+
+        Raises OutputError on another suffix, on ``.npy`` for several levels, or where the system refuses.
+        """
+        suffix = Path(path).suffix
+        if suffix == ".npy" and len(self.levels) > 1:
+            raise OutputError(f"{path}: .npy holds one level, these have {len(self.levels)}: write .npz.")
+        if suffix not in (".npy", ".npz"):
+            raise OutputError(f"{path}: codes are exported as .npz or .npy, not as '{suffix}'.")
+        small = [codes.astype(np.min_scalar_type(max(sizes) - 1)) for codes, sizes in
+                 zip(self.levels, self.num_codes, strict=True)]
+        with atomic_file(path) as temporary:
+            if suffix == ".npy":
+                np.save(temporary, small[0], allow_pickle=False)
+            else:
+                header = json.dumps(json.loads(self.header.to_json()) | {"num_samples": self.num_samples})
+                arrays = {f"level_{index}": codes for index, codes in enumerate(small)}
+                arrays["header"] = np.array(header)
+                np.savez_compressed(temporary, **arrays)  # pyright: ignore[reportArgumentType]
+
+    @classmethod
+    def _from_npz(cls, path: str | Path) -> "Codes":
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                facts = json.loads(str(arrays["header"][()]))
+                num_samples = facts.pop("num_samples")
+                header = CodeHeader.from_json(json.dumps(facts))
+                levels = tuple(arrays[f"level_{index}"] for index in range(len(header.hops)))
+            return cls._of(levels, num_samples, header)
+        except _UNREADABLE as error:
+            line = " ".join(str(error).split())[:120]
+            raise CodeFileError(f"{path}: no codes of audiovae, or damaged ({line}).") from None
+
+    @classmethod
+    def _of(cls, levels: tuple[np.ndarray, ...], num_samples: int, header: CodeHeader) -> "Codes":
+        return cls(levels, header.sample_rate, num_samples, header.hops, header.num_codes, header.fingerprint,
+                   header.label)
+
+
+def _opened(path: str | Path) -> io.BufferedReader:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise CodeFileError(f"{path}: cannot be read, {(error.strerror or str(error)).lower()}.") from None

@@ -1,0 +1,109 @@
+"""What must be known of codes to decode them: the model, the rate, and each level's hop and codebooks."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from audiovae.errors import CodeFileError, ShapeError
+
+MAX_CODES = 2**16  # the coder's probabilities are multiples of 2^-24: more codes would leave too few each
+MAX_QUANTIZERS = 64
+MAX_LEVELS = 16
+
+
+@dataclass(frozen=True)
+class CodeHeader:
+    """Facts shared by every block of a recording's codes.
+
+    Parameters
+    ----------
+    sample_rate : Hz of the waveform the codes stand for.
+    hops : samples per latent step of each level, level 0 the fastest.
+    num_codes : for each level the K of each of its Q quantizers.
+    fingerprint : of the model that made the codes, the only one that can decode them.
+    label : name of the speaker or class the decoder is told; None where it is told none.
+
+    Raises CodeFileError where a value cannot be.
+
+    >>> header = CodeHeader(16000, hops=(320,), num_codes=((1024, 1024),), fingerprint="9f3c")
+    >>> CodeHeader.from_json(header.to_json()) == header
+    True
+    """
+
+    sample_rate: int
+    hops: tuple[int, ...]
+    num_codes: tuple[tuple[int, ...], ...]
+    fingerprint: str
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _whole(self.sample_rate, 1, 2**31):
+            raise CodeFileError(f"codes want a sample rate in Hz, got {self.sample_rate!r}.")
+        if not 1 <= len(self.hops) == len(self.num_codes) <= MAX_LEVELS:
+            raise CodeFileError(f"codes want a hop and a list of codebook sizes for 1 to {MAX_LEVELS} "
+                                f"levels, got hops {self.hops} and num_codes {self.num_codes}.")
+        if not all(_whole(hop, 1, 2**31) for hop in self.hops) or list(self.hops) != sorted(self.hops):
+            raise CodeFileError(f"codes want hops in samples from the lowest (level 0) up, got {self.hops}.")
+        for sizes in self.num_codes:
+            if not 1 <= len(sizes) <= MAX_QUANTIZERS or not all(_whole(k, 1, MAX_CODES) for k in sizes):
+                raise CodeFileError(f"codes want 1 to {MAX_QUANTIZERS} quantizers of 1 to {MAX_CODES} codes "
+                                    f"in each level, got {sizes}.")
+        if not isinstance(self.fingerprint, str) or not isinstance(self.label, str | None):
+            raise CodeFileError("codes want texts as fingerprint and label, got "
+                                f"{self.fingerprint!r}, {self.label!r}.")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "CodeHeader":
+        """The inverse of :meth:`to_json`; CodeFileError where the text is no such header."""
+        try:
+            values = json.loads(text)
+            values["hops"] = tuple(values["hops"])
+            values["num_codes"] = tuple(tuple(sizes) for sizes in values["num_codes"])
+            return cls(**values)
+        except (ValueError, TypeError, KeyError) as error:
+            if isinstance(error, CodeFileError):
+                raise
+            raise CodeFileError(f"codes with an unreadable header ({type(error).__name__}).") from None
+
+    @property
+    def nominal_kbps(self) -> float:
+        """kbit/s of codes written with log2 K bits each, no entropy coding."""
+        bits = sum(sum(map(math.log2, ks)) / hop for ks, hop in zip(self.num_codes, self.hops, strict=True))
+        return bits * self.sample_rate / 1000
+
+    def check_fingerprint(self, expected: str) -> None:
+        """Raise CodeFileError, naming both, unless the model of fingerprint ``expected`` made these codes."""
+        if self.fingerprint != expected:
+            raise CodeFileError(f"codes are of model {self.fingerprint[:16]}, not of model {expected[:16]}: "
+                                "decode them with the model that made them.")
+
+    def check_levels(self, levels: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """``levels`` as int64 arrays; ShapeError unless each is (Q, L) integers, code q below its K."""
+        if len(levels) != len(self.hops):
+            raise ShapeError(f"Codes want {len(self.hops)} levels of (Q, L), got {len(levels)}.")
+        arrays = tuple(np.asarray(level) for level in levels)
+        for index, (codes, sizes) in enumerate(zip(arrays, self.num_codes, strict=True)):
+            if codes.ndim != 2 or len(codes) != len(sizes) or not np.issubdtype(codes.dtype, np.integer):
+                raise ShapeError(f"Codes want level {index} as (Q={len(sizes)}, L) integers, got "
+                                 f"{codes.shape} of {codes.dtype}.")
+            if codes.size and (codes.min() < 0 or (codes.max(axis=1) >= sizes).any()):
+                raise ShapeError(f"Codes want level {index} from 0 to K - 1 with K {sizes}, got "
+                                 f"{codes.min()} to {codes.max()}: are they of another model?")
+        return tuple(codes.astype(np.int64) for codes in arrays)
+
+    def check_length(self, frames: Sequence[int], num_samples: int) -> None:
+        """Raise CodeFileError unless every level's ``frames`` reach to the end of ``num_samples``."""
+        reach = min(length * hop for length, hop in zip(frames, self.hops, strict=True))
+        if not _whole(num_samples, 1, reach):
+            raise CodeFileError(f"codes of {tuple(frames)} steps stand for 1 to {reach} samples, "
+                                f"not for {num_samples}.")
+
+
+def _whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
