@@ -1,0 +1,203 @@
+"""Reading recordings: every format libsndfile knows, in constant memory, bad files named.
+
+Samples are float32 in [-1, 1] (float files may go beyond). Reading gives one channel: the mean of all,
+or one that is chosen.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from audiovae.audio.resample import Resampler
+from audiovae.audio.truncation import truncation
+from audiovae.errors import AudioError
+
+Channel = int | Literal["mix"]
+
+AUDIO_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd"),
+    *(".caf", ".w64", ".rf64", ".sph"),
+)
+SILENCE = 1e-4  # peak (-80 dB of full scale) below which a recording counts as silent
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a recording holds, found by reading all of it.
+
+    sample_rate : Hz. frames : samples a channel. peak : of all channels, 1 = full scale.
+    rms : root mean square over all channels. format : as libsndfile calls it, such as "WAV PCM_16".
+    """
+
+    path: Path
+    format: str
+    sample_rate: int
+    channels: int
+    frames: int
+    peak: float
+    rms: float
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.sample_rate
+
+    @property
+    def silent(self) -> bool:
+        return self.peak < SILENCE
+
+
+def audio_info(path: str | Path) -> AudioInfo:
+    """Read a recording from end to end and say what it holds; silence is no error here.
+
+    Raises AudioError as :func:`read_audio` does.
+
+    >>> import tempfile
+    >>> from audiovae.audio.io import write_audio
+    >>> path = Path(tempfile.mkdtemp()) / "x.wav"
+    >>> write_audio(path, torch.zeros(2, 8000), 16_000)
+    >>> audio_info(path).seconds, audio_info(path).channels, audio_info(path).silent
+    (0.5, 2, True)
+    """
+    frames, peak, power = 0, 0.0, 0.0
+    with _opened(path) as file:
+        for block in _blocks(file, path, file.samplerate * 10):
+            frames += len(block)
+            peak = max(peak, float(np.abs(block).max()))
+            power += float(np.square(block, dtype=np.float64).sum())
+        rms = (power / (frames * file.channels)) ** 0.5
+        kind = f"{file.format} {file.subtype}"
+        return AudioInfo(Path(path), kind, file.samplerate, file.channels, frames, peak, rms)
+
+
+def read_audio(
+    path: str | Path, sample_rate: int | None = None, channel: Channel = "mix"
+) -> tuple[Tensor, int]:
+    """Read a whole recording as (1, T) float32, and its rate in Hz.
+
+    Parameters
+    ----------
+    sample_rate : Hz to resample to; None keeps the file's own.
+    channel : "mix" for the mean of all channels, or one of them from 0.
+
+    Raises
+    ------
+    AudioError
+        When it is missing, a folder, empty, not audio, without samples, truncated, damaged, has NaN or
+        infinite samples, or lacks that channel.
+
+    >>> import tempfile
+    >>> from audiovae.audio.io import write_audio
+    >>> path = Path(tempfile.mkdtemp()) / "x.wav"
+    >>> write_audio(path, torch.zeros(2, 44_100), 44_100)
+    >>> wave, rate = read_audio(path, sample_rate=16_000)
+    >>> wave.shape, rate
+    (torch.Size([1, 16000]), 16000)
+    """
+    with _opened(path) as file:
+        rate = sample_rate or file.samplerate
+        return torch.cat([*_stream(file, path, rate, channel, 10.0)])[None], rate
+
+
+def stream_audio(
+    path: str | Path, sample_rate: int | None = None, channel: Channel = "mix", block_seconds: float = 10.0
+) -> Iterator[Tensor]:
+    """Read a recording block by block: (T,) float32 tensors which, joined, are what :func:`read_audio` gives.
+
+    Memory does not grow with the recording. Blocks are about ``block_seconds`` long; one may be empty.
+    Raises AudioError as :func:`read_audio` does, where the fault is met.
+
+    >>> import tempfile
+    >>> from audiovae.audio.io import write_audio
+    >>> path = Path(tempfile.mkdtemp()) / "x.wav"
+    >>> write_audio(path, torch.zeros(44_100), 44_100)
+    >>> sum(len(block) for block in stream_audio(path, sample_rate=16_000, block_seconds=0.3))
+    16000
+    """
+    with _opened(path) as file:
+        yield from _stream(file, path, sample_rate or file.samplerate, channel, block_seconds)
+
+
+def _stream(
+    file: soundfile.SoundFile, path: str | Path, rate: int, channel: Channel, seconds: float
+) -> Iterator[Tensor]:
+    if channel != "mix" and not 0 <= channel < file.channels:
+        raise AudioError(f"{path} has no channel {channel}: wanted 0 to {file.channels - 1}, or mix.")
+    resampler = Resampler(file.samplerate, rate) if rate != file.samplerate else None
+    for block in _blocks(file, path, max(1, round(seconds * file.samplerate))):
+        mono = block.mean(axis=1) if channel == "mix" else block[:, channel].copy()
+        yield torch.from_numpy(resampler.push(mono) if resampler else mono)
+    if resampler:
+        yield torch.from_numpy(resampler.flush())
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
+    """An open recording; what libsndfile, the system or the container say against it is an AudioError."""
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise AudioError(f"{path} is missing: check the path.")
+        if path.is_dir():
+            raise AudioError(f"{path} is a folder: name a recording.")
+        with open(path, "rb") as raw:
+            head = raw.read(512)
+        if not head:
+            raise AudioError(f"{path} is empty (0 bytes): fetch or export it again.")
+        if _is_text(head):
+            raise AudioError(f"{path} is not audio: it holds text.")
+        if lacking := truncation(path):
+            raise AudioError(f"{path} is truncated: {lacking}; fetch or export it again.")
+        if path.suffix.lower() == ".raw":  # soundfile wants to be told rate and format
+            raise AudioError(f"{path} has no header: convert it to wav first.")
+        with soundfile.SoundFile(path) as file:
+            yield file
+    except OSError as error:
+        raise AudioError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{path} cannot be read: {_plain(error)}") from None
+
+
+def _blocks(file: soundfile.SoundFile, path: str | Path, frames: int) -> Iterator[NDArray[np.float32]]:
+    """All blocks (n, C), none empty; checks that there is a sample, that all are finite and none missing."""
+    count = 0
+    while True:
+        block = np.asarray(file.read(frames, dtype="float32", always_2d=True), np.float32)
+        if not len(block):
+            break
+        finite = np.isfinite(block).all(axis=1)
+        if not finite.all():
+            at = (count + int(np.argmin(finite))) / file.samplerate
+            raise AudioError(f"{path} has a NaN or infinite sample at {at:.3f} s: repair or leave it out.")
+        count += len(block)
+        yield block
+    if count == 0:
+        raise AudioError(f"{path} holds no samples: a header only.")
+    if count < file.frames < 1 << 62 and file.format != "MP3":  # an MP3's count may be an estimate
+        raise AudioError(f"{path} is truncated: {count} of {file.frames} samples could be decoded.")
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether a file begins as text does; a NIST SPHERE recording has a header of text."""
+    if head.startswith(b"NIST_1A") or any(byte < 32 and byte not in b"\t\r\n\f" for byte in head):
+        return False
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start > len(head) - 4  # a letter of several bytes, cut by the 512th
+    return True
+
+
+def _plain(error: soundfile.LibsndfileError) -> str:
+    """libsndfile's words in ours; the numbers are those of sndfile.h."""
+    if error.code == 1:
+        return "not audio, or a format libsndfile does not know (m4a and webm among them: convert to wav)."
+    return f"truncated or damaged ({str(error.error_string).rstrip('.')})."
+
