@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -68,9 +69,11 @@ class Codes:
         """kbit/s with log2 K bits a code: what the model states, without container or entropy coding."""
         return self.header.nominal_kbps
 
-    def kbps(self, path: str | Path) -> float:
-        """kbit/s of the file these codes were saved to, with its header and all."""
-        return Path(path).stat().st_size * 8 / self.seconds / 1000
+    @property
+    def kbps(self) -> float:
+        """kbit/s of their code file, with its header and all; computed by writing one in memory."""
+        self._write(file := io.BytesIO())
+        return len(file.getbuffer()) * 8 / self.seconds / 1000
 
     def check_fingerprint(self, expected: str) -> None:
         """Raise CodeFileError, naming both, unless the model of fingerprint ``expected`` made these codes."""
@@ -78,16 +81,15 @@ class Codes:
 
     def save(self, path: str | Path) -> None:
         """Write the entropy-coded code file, whole or not at all; OutputError where the system refuses."""
-        with CodeWriter(path, self.header) as writer:
-            writer.write(self.levels)
-            writer.finish(self.num_samples)
+        self._write(path)
 
     @classmethod
     def load(cls, path: str | Path) -> "Codes":
         """Read a code file or an exported ``.npz``, told apart by content; CodeFileError unless intact."""
         with _opened(path) as file:
             if file.read(len(ZIP)) == ZIP:
-                return cls._from_npz(path)
+                file.seek(0)
+                return cls._from_npz(path, file)
         with CodeReader(path) as reader:
             blocks = list(reader)
             levels = tuple(np.concatenate(parts, axis=1) for parts in zip(*blocks, strict=True))
@@ -117,10 +119,15 @@ class Codes:
                 arrays["header"] = np.array(header)
                 np.savez_compressed(temporary, **arrays)  # pyright: ignore[reportArgumentType]
 
+    def _write(self, target: str | Path | BinaryIO) -> None:
+        with CodeWriter(target, self.header) as writer:
+            writer.write(self.levels)
+            writer.finish(self.num_samples)
+
     @classmethod
-    def _from_npz(cls, path: str | Path) -> "Codes":
+    def _from_npz(cls, path: str | Path, file: BinaryIO) -> "Codes":
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with np.load(file, allow_pickle=False) as arrays:
                 facts = json.loads(str(arrays["header"][()]))
                 num_samples = facts.pop("num_samples")
                 header = CodeHeader.from_json(json.dumps(facts))
@@ -136,7 +143,7 @@ class Codes:
                    header.label)
 
 
-def _opened(path: str | Path) -> io.BufferedReader:
+def _opened(path: str | Path) -> BinaryIO:
     try:
         return open(path, "rb")
     except OSError as error:

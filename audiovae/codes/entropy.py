@@ -8,10 +8,10 @@ log2 K bits a code and the rounding to words. Counts are integers: the decoder r
 from collections.abc import Iterator
 
 import numpy as np
-from constriction import stream  # pyright: ignore[reportMissingImports] - compiled, without stubs
+from constriction import stream  # pyright: ignore - compiled, it brings no types
 
-WEIGHTS = np.array([0, 1, 2, 4, 8, 16, 64, 256])
-FIRST_STRIDE = 16  # codes from one look at the counts to the next, at first; later a share of all seen
+WEIGHTS = np.array([0, 1, 2, 4, 8, 16, 64, 256])  # w; like the strides, a fact of version 1 of the file
+FIRST_STRIDE = 16  # codes from one look at the counts to the next, at first; then a quarter of all seen
 
 
 class CountingModel:

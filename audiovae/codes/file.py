@@ -20,7 +20,7 @@ from typing import BinaryIO
 from zlib import crc32
 
 import numpy as np
-from constriction import stream  # pyright: ignore[reportMissingImports] - compiled, without stubs
+from constriction import stream  # pyright: ignore - compiled, it brings no types
 
 from audiovae.codes.entropy import WEIGHTS, CountingModel
 from audiovae.codes.header import CodeHeader
@@ -30,13 +30,15 @@ from audiovae.files import atomic_file
 MAGIC = b"\x89AVCODE\n"  # no text file starts so, and one transferred as text is no longer whole
 VERSION = 1
 END = b"END."
-STEPS = 2048  # of level 0 in a packet, about: few enough to hold, many enough that 20 bytes weigh little
+STEPS = 2048  # of level 0 in a packet, about: few to hold, yet 20 bytes weigh little; a fact of version 1
 DIGEST = 16
 MAX_HEADER = 2**20
 
 
 class CodeWriter:
     """Write codes block by block, in constant memory; the file appears when it is complete, or not at all.
+
+    ``target`` may be an open binary file instead of a path; it is written as the codes come, and not closed.
 
     Used as a context manager. Raises OutputError where the system refuses, ShapeError on wrong codes,
     CodeFileError when left without ``finish``.
@@ -52,8 +54,8 @@ class CodeWriter:
     (16001, [(2, 51)])
     """
 
-    def __init__(self, path: str | Path, header: CodeHeader):
-        self.path, self.header = path, header
+    def __init__(self, target: str | Path | BinaryIO, header: CodeHeader):
+        self.target, self.header = target, header
         self.steps = [0] * len(header.hops)
         self._packets = _Packets(header)
         self._pending = [np.zeros((len(sizes), 0), dtype=np.int64) for sizes in header.num_codes]
@@ -61,8 +63,11 @@ class CodeWriter:
 
     def __enter__(self) -> "CodeWriter":
         with ExitStack() as stack:
-            temporary = stack.enter_context(atomic_file(self.path))
-            self._file = stack.enter_context(open(temporary, "wb"))
+            if isinstance(self.target, str | Path):
+                temporary = stack.enter_context(atomic_file(self.target))
+                self._file: BinaryIO = stack.enter_context(open(temporary, "wb"))
+            else:
+                self._file = self.target
             self._digest = hashlib.blake2b(digest_size=DIGEST)
             text = self.header.to_json().encode()
             front = MAGIC + struct.pack("<HI", VERSION, len(text)) + text
@@ -72,7 +77,7 @@ class CodeWriter:
 
     def __exit__(self, *error: object) -> None:
         if error[0] is None and not self._finished:
-            unfinished = CodeFileError(f"{self.path}: not written, finish(num_samples) was not called.")
+            unfinished = CodeFileError(f"{self.target}: not written, finish(num_samples) was not called.")
             self._stack.__exit__(type(unfinished), unfinished, None)
             raise unfinished
         self._stack.__exit__(*error)  # pyright: ignore[reportArgumentType]
