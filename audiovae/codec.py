@@ -1,6 +1,6 @@
 """What a user of codes holds: recordings in, codes out, and back, in constant memory over any length."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from audiovae.audio.features import LogMel
 from audiovae.audio.resample import resample
 from audiovae.blocks import blockwise, decoder_halo, encoder_halo
 from audiovae.checkpoint import fingerprint, load_model
-from audiovae.codes import Codes
+from audiovae.codes import CodeHeader, Codes
 from audiovae.errors import AudioError, CheckpointError, LabelError, ShapeError, nearest
 from audiovae.models import Autoencoder
 from audiovae.shapes import Condition
@@ -70,13 +70,18 @@ class Codec:
                              f"latent step ({self.hop}).")
         if speaker is None and self.speakers:
             speaker = self.closest_speaker(wave)
-        blocks = list(self.encode_stream([wave]))
-        return self.codes(np.concatenate(blocks, axis=1), len(wave), speaker)
+        return self.codes(self.encode_stream([wave]), lambda: len(wave), speaker)
 
-    def codes(self, codes: np.ndarray, num_samples: int, speaker: str | None = None) -> Codes:
-        """Codes (Q, L) of ``num_samples`` samples, with all that decoding them needs to know."""
-        return Codes(levels=(codes,), sample_rate=self.sample_rate, num_samples=num_samples, hops=(self.hop,),
-                     num_codes=(self.num_codes,), fingerprint=self.fingerprint, label=self.check(speaker))
+    def header(self, speaker: str | None = None) -> CodeHeader:
+        """All that decoding this codec's codes needs to know besides their length."""
+        return CodeHeader(self.sample_rate, hops=(self.hop,), num_codes=(self.num_codes,),
+                          fingerprint=self.fingerprint, label=self.check(speaker))
+
+    def codes(self, blocks: Iterable[np.ndarray], num_samples: Callable[[], int],
+              speaker: str | None = None) -> Codes:
+        """Blocks (Q, L) of codes as one; ``num_samples`` tells the length once the last has come."""
+        level = np.concatenate(list(blocks), axis=1)
+        return Codes((level,), num_samples=num_samples(), **vars(self.header(speaker)))
 
     def decode(self, codes: Codes, speaker: str | None = None) -> Tensor:
         """Codes to the waveform (T,) at ``sample_rate``, exactly as long as what was encoded.
@@ -84,8 +89,8 @@ class Codec:
         Raises CodeFileError if another model made the codes, LabelError on an unknown speaker.
         """
         codes.check_fingerprint(self.fingerprint)
-        blocks = self.decode_stream([codes.levels[0]], codes.num_samples, speaker or codes.label)
-        return torch.cat(list(blocks))
+        pieces = self.decode_stream(codes.levels, lambda: codes.num_samples, speaker or codes.label)
+        return torch.cat(list(pieces))
 
     def encode_stream(self, pieces: Iterable[Tensor]) -> Iterator[np.ndarray]:
         """Pieces (n,) of a waveform at ``sample_rate``, however cut, to blocks (Q, L) of its codes."""
@@ -94,18 +99,23 @@ class Codec:
                                self.block, unit_in=self.hop, unit_out=1):
             yield block.cpu().numpy()
 
-    def decode_stream(self, blocks: Iterable[np.ndarray], num_samples: int | None = None,
+    def decode_stream(self, blocks: Iterable[np.ndarray], num_samples: Callable[[], int],
                       speaker: str | None = None) -> Iterator[Tensor]:
-        """Blocks (Q, L) of codes, however cut, to pieces (n,) of the waveform, ``num_samples`` in all."""
+        """Blocks (Q, L) of codes, however cut, to pieces (n,) of the waveform.
+
+        ``num_samples`` tells the exact length, asked for after the last block; the last latent step is
+        cropped to it.
+        """
         condition = self.condition(speaker)
         process = lambda c: self.model.decode(c[None], condition)[0, 0]  # noqa: E731
-        left = num_samples if num_samples is not None else float("inf")
-        for piece in blockwise((torch.from_numpy(np.asarray(b)).long() for b in blocks), process,
-                               decoder_halo(self.model.decoder.field), self.block, 1, self.hop):
-            piece = piece[: int(min(left, len(piece)))]
-            left -= len(piece)
-            if len(piece):
-                yield piece
+        done, last = 0, torch.zeros(0)
+        for piece in blockwise(map(torch.from_numpy, blocks), process, decoder_halo(self.model.decoder.field),
+                               self.block, unit_in=1, unit_out=self.hop):
+            ready = torch.cat([last, piece.cpu()])
+            last = ready[-self.hop:]
+            done += len(ready) - len(last)
+            yield ready[:-self.hop]
+        yield last[:num_samples() - done]
 
     def condition(self, speaker: str | None) -> Condition:
         """What the decoder is told for a speaker's name; None is "unknown"."""

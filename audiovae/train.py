@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from audiovae.config import Config
 from audiovae.data import AudioData, DataConfig, Source, mix
-from audiovae.errors import ConfigError, TrainingError
+from audiovae.errors import ConfigError, ShapeError, TrainingError
 from audiovae.models import Autoencoder, AutoencoderConfig, ModelConfig
 from audiovae.objectives import Loss, Objective, ObjectiveConfig
 from audiovae.optim import Average, learning_rate, parameter_groups
@@ -122,9 +122,9 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
     state = run.restore(model, optimizer, average) if resume else State()
     trainee, optimizer = accelerator.prepare(Trainee(model, objective), optimizer)
 
-    log, clock = Log(folder, state.step, main), Clock(state.minutes, accelerator)
-    with Interrupt() as interrupt, ThreadPoolExecutor(1) as ahead, tqdm(
-            total=config.steps, initial=state.step, unit="step", disable=None if main else True) as bar:
+    clock = Clock(state.minutes, accelerator)
+    with (Log(folder, state.step, main) as log, Interrupt() as interrupt, ThreadPoolExecutor(1) as ahead,
+          tqdm(total=config.steps, initial=state.step, unit="step", disable=None if main else True) as bar):
         upcoming = ahead.submit(source.batch, state.step * config.accumulate, rank)
         for step in itertools.count(state.step):
             progress = _progress(config, step, clock.minutes())
@@ -140,11 +140,14 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
                 clock.waited += time.perf_counter() - asked
                 upcoming = ahead.submit(source.batch, step * config.accumulate + micro + 1, rank)
                 with accelerator.accumulate(trainee):
-                    loss = trainee(batch, progress)
+                    try:
+                        loss = trainee(batch, progress)
+                    except ShapeError as error:  # a part was handed what it cannot use, NaN for instance
+                        raise _stopped(step, str(error), batch, run) from error
+                    if not math.isfinite(loss.total.item()):
+                        raise _stopped(step, _not_finite(loss), batch, run)
                     accelerator.backward(loss.total)
                     grad_norm = accelerator.clip_grad_norm_(trainee.parameters(), config.clip)
-                    if not math.isfinite(loss.total.item()):
-                        raise _diverged(step, batch, loss, run)
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
             average.update()
@@ -164,7 +167,6 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
         if main:
             validate(accelerator.unwrap_model(trainee), source, average, log, state, folder)
         run.save(model, experiment.model, optimizer, average, state)
-    log.close()
     return state
 
 
@@ -185,8 +187,11 @@ def _progress(config: TrainConfig, step: int, minutes: float) -> float:
     return max(step / config.steps if config.steps else 0.0, minutes / config.minutes if config.minutes else 0.0)
 
 
-def _diverged(step: int, batch: Batch, loss: Loss, run: Run) -> TrainingError:
-    terms = ", ".join(f"{name} {value:.4g}" for name, value in loss.numbers().items() if not math.isfinite(value))
-    return TrainingError(f"train: the loss is not finite at step {step} ({terms}); the batch: "
-                         f"{', '.join(batch.names[:8])}{' ...' if len(batch.names) > 8 else ''}; "
-                         f"{run.last_good()}. Try a lower train.lr.")
+def _not_finite(loss: Loss) -> str:
+    terms = (f"{name} {value:.4g}" for name, value in loss.numbers().items() if not math.isfinite(value))
+    return f"the loss is not finite ({', '.join(terms)}); try a lower train.lr."
+
+
+def _stopped(step: int, reason: str, batch: Batch, run: Run) -> TrainingError:
+    files = ", ".join(batch.names[:8]) + (" ..." if len(batch.names) > 8 else "")
+    return TrainingError(f"stopped at step {step}: {reason} The batch: {files}; {run.last_good()}.")

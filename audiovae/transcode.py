@@ -1,17 +1,15 @@
 """Whole files through a codec, in constant memory: recording to codes, codes to recording."""
 
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from audiovae.audio.io import AudioWriter, stream_audio
+from audiovae.audio.io import AudioWriter, stream_audio, write_audio
 from audiovae.codec import Codec
-from audiovae.codes import Codes, CodeReader, CodeWriter
+from audiovae.codes import CodeReader, Codes, CodeWriter
 from audiovae.errors import AudioError
-from audiovae.files import atomic_file
 
 LOOK_SECONDS = 30.0  # how far into a recording the voice that suits it best is looked for
 
@@ -58,12 +56,30 @@ def encode_file(codec: Codec, source: Path, target: Path, speaker: str | None = 
         speaker = codec.closest_speaker(recording.head())
     blocks = codec.encode_stream(recording)
     if target.suffix in (".npz", ".npy"):
-        codes = codec.join(blocks, lambda: recording.samples, speaker)
-        codes.export(target)
+        codec.codes(blocks, lambda: recording.samples, speaker).export(target)
     else:
         with CodeWriter(target, codec.header(speaker)) as writer:
             for block in blocks:
                 writer.write((block,))
             writer.finish(recording.samples)
-    seconds = recording.samples / codec.sample_rate
-    return f"{target}: {seconds:.2f} s" + (f" in the voice of {speaker}." if speaker else ".")
+    return _sentence(target, recording.samples, codec, speaker)
+
+
+def decode_file(codec: Codec, source: Path, target: Path, speaker: str | None = None) -> str:
+    """Decode a code file (.codes or .npz) to a recording; a sentence on what was written."""
+    if source.suffix == ".npz":
+        codes = Codes.load(source)
+        write_audio(target, codec.decode(codes, speaker), codec.sample_rate)
+        return _sentence(target, codes.num_samples, codec, speaker or codes.label)
+    with CodeReader(source) as reader, AudioWriter(target, codec.sample_rate) as writer:
+        reader.header.check_fingerprint(codec.fingerprint)
+        speaker = speaker or reader.header.label
+        blocks = (levels[0] for levels in reader)
+        for piece in codec.decode_stream(blocks, lambda: reader.num_samples, speaker):
+            writer.write(piece)
+    return _sentence(target, reader.num_samples, codec, speaker)
+
+
+def _sentence(target: Path, samples: int, codec: Codec, speaker: str | None) -> str:
+    voice = f" in the voice of {speaker}" if speaker else ""
+    return f"{target}: {samples / codec.sample_rate:.2f} s{voice}."

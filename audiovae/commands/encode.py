@@ -8,8 +8,8 @@ import tyro
 
 from audiovae.codec import Codec
 from audiovae.commands.arguments import AUDIO, over_files, parse
-from audiovae.transcode import encode_file
 from audiovae.errors import ConfigError
+from audiovae.transcode import encode_file
 
 FORMATS = (".codes", ".npz", ".npy")
 
