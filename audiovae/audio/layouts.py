@@ -1,0 +1,258 @@
+"""How corpora lie on disk: each layout lists recordings with speaker, text and what is known of both.
+
+    vctk-0.80    wav48/p225/p225_001.wav            txt/p225/p225_001.txt      speaker-info.txt
+    vctk-0.92    wav48_silence_trimmed/p225/p225_001_mic1.flac (and _mic2)     the same
+    libri        103/1240/103-1240-0000.flac        103-1240.trans.txt         SPEAKERS.TXT
+                 103/1240/103_1240_000_00.wav       *.normalized.txt           speakers.tsv (LibriTTS)
+    speakers     anna/hello.wav                     anna/hello.txt, if any: a folder a speaker, any depth below
+    flat         hello.wav                          hello.txt, if any: one speaker, any depth below
+
+A speaker may lack texts (p315 of VCTK) or a microphone (p280 and p315 have no mic2).
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from audiovae.audio.io import AUDIO_SUFFIXES
+from audiovae.errors import CorpusError
+
+LayoutName = Literal["vctk-0.80", "vctk-0.92", "libri", "speakers", "flat"]
+Microphone = Literal["mic1", "mic2"]
+
+_LIBRI = re.compile(r"(\d+)[-_]\d+[-_][-_\d]+")
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """What a speaker table says; None where it says nothing."""
+
+    gender: str | None = None
+    age: int | None = None
+    accent: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """One recording of a corpus as it was found. id : unique within the corpus."""
+
+    id: str
+    speaker: str
+    path: Path
+    text: str | None = None
+
+    @property
+    def sentence(self) -> str | None:
+        """What two recordings of one sentence have in common: the words, without case and punctuation."""
+        return sentence_key(self.text) if self.text is not None else None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All that a layout found. rejected : files (or their places) that are of no use, each with its reason."""
+
+    layout: LayoutName
+    root: Path
+    sources: list[Source] = field(default_factory=list)
+    speakers: dict[str, Speaker] = field(default_factory=dict)
+    rejected: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def list_corpus(
+    folder: str | Path, layout: LayoutName | Literal["auto"] = "auto", mic: Microphone = "mic1"
+) -> Listing:
+    """List the recordings below ``folder``, sorted by id.
+
+    Parameters
+    ----------
+    layout : "auto" looks for the signs of each; see the head of this module.
+    mic : which microphone of VCTK 0.92.
+
+    Raises
+    ------
+    CorpusError
+        When the folder is missing, is a file, holds no recording, or the layout cannot be told.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("anna/1.wav", "ben/1.wav"):
+    ...     (folder / name).parent.mkdir()
+    ...     (folder / name).touch()
+    >>> listing = list_corpus(folder)
+    >>> listing.layout, [(source.id, source.speaker) for source in listing.sources]
+    ('speakers', [('anna/1', 'anna'), ('ben/1', 'ben')])
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CorpusError(f"corpus folder {folder} is {'a file' if folder.exists() else 'missing'}: name a folder.")
+    name, root = detect_layout(folder) if layout == "auto" else (layout, _root(folder, layout))
+    listing = Listing(name, root, speakers=_speakers(root))
+    _LISTERS[name](listing, mic)
+    if not listing.sources:
+        why = f": {listing.rejected[0][1]}" if listing.rejected else ""
+        raise CorpusError(f"corpus folder {folder} holds no recording in the layout {name}{why}.")
+    listing.sources.sort(key=lambda source: (source.id, source.path))
+    return listing
+
+
+def detect_layout(folder: Path) -> tuple[LayoutName, Path]:
+    """The layout of a folder, and where it begins: VCTK may lie one folder below (VCTK-Corpus/).
+
+    Raises CorpusError when there is no recording, or when recordings lie both beside and in folders.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "VCTK-Corpus" / "wav48" / "p225").mkdir(parents=True)
+    >>> detect_layout(folder)[0]
+    'vctk-0.80'
+    """
+    for name in _VCTK:
+        root = _root(folder, name)
+        if (root / _VCTK[name]).is_dir():
+            return name, root
+    files = list(_audio(folder))
+    if not files:
+        raise CorpusError(f"corpus folder {folder} holds no recording: wanted {', '.join(AUDIO_SUFFIXES)}.")
+    if all(_LIBRI.fullmatch(path.stem) for path in files):
+        return "libri", folder
+    beside = [path for path in files if path.parent == folder]
+    if beside and len(beside) < len(files):
+        raise CorpusError(
+            f"corpus folder {folder} holds recordings (such as {beside[0].name}) and folders of them: "
+            "move them, or say the layout, speakers or flat."
+        )
+    return ("flat" if beside else "speakers"), folder
+
+
+def sentence_key(text: str) -> str:
+    """The words of a text in lower case without punctuation or accents.
+
+    >>> sentence_key("Please call Stella.") == sentence_key("PLEASE CALL, STELLA")
+    True
+    """
+    plain = unicodedata.normalize("NFKD", text.casefold()).replace("’", "'").replace("'", "")
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return " ".join(re.findall(r"\w+", plain))
+
+
+_VCTK: dict[LayoutName, str] = {"vctk-0.92": "wav48_silence_trimmed", "vctk-0.80": "wav48"}
+
+
+def _list_vctk_080(listing: Listing, mic: Microphone) -> None:
+    for path in _audio(listing.root / "wav48"):
+        speaker = path.parent.name
+        text = listing.root / "txt" / speaker / f"{path.stem}.txt"
+        listing.sources.append(Source(path.stem, speaker, path, _read_text(text)))
+
+
+def _list_vctk_092(listing: Listing, mic: Microphone) -> None:
+    """Files of the other microphone are passed over; an utterance that only it has is rejected."""
+    mics: dict[tuple[str, str], dict[str, Path]] = {}
+    for path in _audio(listing.root / _VCTK["vctk-0.92"]):
+        utterance, _, which = path.stem.rpartition("_")
+        if which not in ("mic1", "mic2"):
+            listing.rejected.append((path, "name does not end in _mic1 or _mic2"))
+            continue
+        mics.setdefault((path.parent.name, utterance), {})[which] = path
+    for (speaker, utterance), found in mics.items():
+        if mic not in found:
+            listing.rejected.append((next(iter(found.values())), f"no {mic} recording"))
+            continue
+        text = listing.root / "txt" / speaker / f"{utterance}.txt"
+        listing.sources.append(Source(utterance, speaker, found[mic], _read_text(text)))
+
+
+def _list_libri(listing: Listing, mic: Microphone) -> None:
+    transcripts: dict[Path, dict[str, str]] = {}
+    for path in _audio(listing.root):
+        match = _LIBRI.fullmatch(path.stem)
+        if match is None:
+            listing.rejected.append((path, "name is not SPEAKER-CHAPTER-NUMBER"))
+            continue
+        if path.parent not in transcripts:
+            transcripts[path.parent] = _transcripts(path.parent)
+        text = transcripts[path.parent].get(path.stem) or _read_text(path.with_suffix(".normalized.txt"))
+        listing.sources.append(Source(path.stem, match[1], path, text))
+
+
+def _list_speakers(listing: Listing, mic: Microphone) -> None:
+    for path in _audio(listing.root):
+        place = path.relative_to(listing.root)
+        if len(place.parts) == 1:
+            listing.rejected.append((path, "lies beside the speakers' folders"))
+            continue
+        text = _read_text(path.with_suffix(".txt"))
+        listing.sources.append(Source(place.with_suffix("").as_posix(), place.parts[0], path, text))
+
+
+def _list_flat(listing: Listing, mic: Microphone) -> None:
+    speaker = listing.root.resolve().name
+    for path in _audio(listing.root):
+        name = path.relative_to(listing.root).with_suffix("").as_posix()
+        listing.sources.append(Source(name, speaker, path, _read_text(path.with_suffix(".txt"))))
+
+
+_LISTERS: dict[LayoutName, Callable[[Listing, Microphone], None]] = {
+    "vctk-0.80": _list_vctk_080,
+    "vctk-0.92": _list_vctk_092,
+    "libri": _list_libri,
+    "speakers": _list_speakers,
+    "flat": _list_flat,
+}
+
+
+def _audio(folder: Path) -> Iterator[Path]:
+    """Recordings below a folder, sorted; hidden files (of macOS archives, say) are none."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".") and path.is_file():
+            yield path
+
+
+def _root(folder: Path, layout: LayoutName) -> Path:
+    if layout in _VCTK and not (folder / _VCTK[layout]).is_dir():
+        below = [path.parent for path in sorted(folder.glob(f"*/{_VCTK[layout]}")) if path.is_dir()]
+        if len(below) == 1:
+            return below[0]
+    return folder
+
+
+def _read_text(path: Path) -> str | None:
+    """A transcript on one line; None where there is none, or nothing in it."""
+    if not path.is_file():
+        return None
+    return " ".join(path.read_text(encoding="utf-8", errors="replace").split()) or None
+
+
+def _transcripts(folder: Path) -> dict[str, str]:
+    """The texts of a LibriSpeech chapter by utterance: lines of ID TEXT in *.trans.txt."""
+    lines = [line for path in folder.glob("*.trans.txt") for line in path.read_text(encoding="utf-8").splitlines()]
+    return {name: text for name, _, text in (line.strip().partition(" ") for line in lines) if text}
+
+
+def _speakers(root: Path) -> dict[str, Speaker]:
+    """The table of speakers: VCTK's in the folder itself, Libri's there or up to two above (one subset is named)."""
+    table = root / "speaker-info.txt"
+    if table.is_file():
+        return _vctk_speakers(table.read_text(encoding="utf-8", errors="replace"))
+    for folder in (root, *root.resolve().parents[:2]):
+        for name, mark in (("SPEAKERS.TXT", "|"), ("SPEAKERS.txt", "|"), ("speakers.tsv", "\t")):
+            if (folder / name).is_file():
+                rows = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
+                cells = [[cell.strip() for cell in row.split(mark)] for row in rows if not row.startswith(";")]
+                return {row[0]: Speaker(gender=row[1]) for row in cells if len(row) > 1 and row[1] in ("F", "M")}
+    return {}
+
+
+def _vctk_speakers(table: str) -> dict[str, Speaker]:
+    """Rows of ID AGE GENDER ACCENTS REGION; version 0.80 writes 225 for p225."""
+    found = {}
+    for cells in (line.split() for line in table.splitlines()):
+        if len(cells) >= 3 and cells[0] != "ID":
+            name = f"p{cells[0]}" if cells[0].isdigit() else cells[0]
+            age = int(cells[1]) if cells[1].isdigit() else None
+            gender = cells[2] if cells[2] in ("F", "M") else None
+            found[name] = Speaker(gender, age, cells[3] if len(cells) > 3 else None)
+    return found
