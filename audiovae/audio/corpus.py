@@ -1,0 +1,146 @@
+"""A prepared corpus: every utterance in one memory map of 16-bit samples, told by a readable manifest.
+
+    corpus.json      rate, version, counts, hours, options
+    manifest.jsonl   one utterance a line, in the order of the samples
+    audio.i16        all samples, mono, little endian, 32768 = full scale
+    rejected.tsv     files that were left out, and why
+
+Training draws crops straight from the map: no file is decoded, and memory is the system's page cache.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audiovae.errors import CorpusError
+
+VERSION = 1
+DESCRIPTION, MANIFEST, SAMPLES, REJECTED = "corpus.json", "manifest.jsonl", "audio.i16", "rejected.tsv"
+
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording of a corpus.
+
+    path : source file, relative to the folder the corpus was made from.
+    offset, length : its place in the memory map, in samples. gain : dB its level was changed by.
+    text, gender, age, accent : None where unknown.
+    """
+
+    id: str
+    speaker: str
+    split: Split
+    path: str
+    offset: int
+    length: int
+    text: str | None = None
+    gender: str | None = None
+    age: int | None = None
+    accent: str | None = None
+    gain: float = 0.0
+
+    def to_line(self, sample_rate: int) -> str:
+        """One line of the manifest; the duration in seconds is written for readers only."""
+        return json.dumps(asdict(self) | {"seconds": round(self.length / sample_rate, 3)}, ensure_ascii=False)
+
+
+class Corpus:
+    """A corpus folder, open for reading; see :func:`audiovae.audio.prepare.prepare_corpus`.
+
+    Attributes
+    ----------
+    folder : Path.
+    sample_rate : Hz.
+    description : what corpus.json holds.
+    all : every utterance, in the order of the memory map.
+
+    >>> from audiovae.audio.example import example_corpus
+    >>> corpus = Corpus.open(example_corpus())
+    >>> corpus.sample_rate, corpus.speakers
+    (16000, ('anna', 'ben'))
+    >>> corpus.audio(corpus.utterances("valid")[0]).dtype
+    dtype('float32')
+    """
+
+    def __init__(self, folder: Path, description: dict[str, Any], utterances: tuple[Utterance, ...]):
+        self.folder, self.description, self.all = folder, description, utterances
+        self.sample_rate = int(description["sample_rate"])
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Corpus":
+        """Open a corpus folder and check that its parts fit each other.
+
+        Raises
+        ------
+        CorpusError
+            When it is missing, no corpus, of another version, or its samples or manifest are cut short.
+        """
+        folder = Path(folder)
+        try:
+            description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+            if description["version"] != VERSION:
+                raise CorpusError(
+                    f"corpus {folder} has version {description['version']}, wanted {VERSION}: prepare it again."
+                )
+            lines = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
+            utterances = tuple(_parse(line) for line in lines)
+            size = (folder / SAMPLES).stat().st_size
+        except OSError as error:
+            raise CorpusError(
+                f"corpus {folder} cannot be opened ({error.strerror}: {Path(str(error.filename)).name}): "
+                "name a folder made by `audiovae prepare`."
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, CorpusError):
+                raise
+            raise CorpusError(f"corpus {folder} is damaged ({error!r}): prepare it again.") from None
+        samples = int(description["samples"])
+        if size != 2 * samples or len(utterances) != description["utterances"]:
+            raise CorpusError(
+                f"corpus {folder} is damaged: wanted {samples} samples in {description['utterances']} utterances, "
+                f"got {size / 2:g} in {len(utterances)}: prepare it again."
+            )
+        if any(u.length <= 0 or u.offset < 0 or u.offset + u.length > samples for u in utterances):
+            raise CorpusError(f"corpus {folder} is damaged: an utterance lies outside its samples; prepare it again.")
+        return cls(folder, description, utterances)
+
+    @cached_property
+    def speakers(self) -> tuple[str, ...]:
+        """Names of the speakers that have data to train on, sorted: a label is an index into them."""
+        return tuple(sorted({u.speaker for u in self.all if u.split == "train"}))
+
+    @cached_property
+    def samples(self) -> NDArray[np.int16]:
+        """The memory map (T,) int16, read only."""
+        return np.asarray(np.memmap(self.folder / SAMPLES, dtype="<i2", mode="r"))
+
+    def utterances(self, split: Split) -> tuple[Utterance, ...]:
+        """The utterances of ``train``, ``valid`` or ``test``; CorpusError on another name."""
+        if split not in SPLITS:
+            raise CorpusError(f"no split '{split}': wanted one of {', '.join(SPLITS)}.")
+        return tuple(u for u in self.all if u.split == split)
+
+    def audio(self, utterance: Utterance) -> NDArray[np.float32]:
+        """The samples (T,) of one utterance, in [-1, 1)."""
+        cut = self.samples[utterance.offset : utterance.offset + utterance.length]
+        return cut.astype(np.float32) / np.float32(32768)
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return Corpus.open, (self.folder,)  # a worker process opens its own map
+
+
+def _parse(line: str) -> Utterance:
+    fields = json.loads(line)
+    fields.pop("seconds")
+    utterance = Utterance(**fields)
+    if utterance.split not in SPLITS:
+        raise ValueError(f"utterance {utterance.id} is in split '{utterance.split}'")
+    return utterance

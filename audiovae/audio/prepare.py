@@ -1,0 +1,258 @@
+"""Make a corpus: read every recording once, bring all to one rate, pack them, split them, prove it.
+
+See corpus.py for what is written, layouts.py for what is read, splits.py for how it is divided.
+"""
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from audiovae.audio.corpus import DESCRIPTION, MANIFEST, REJECTED, SAMPLES, SPLITS, VERSION, Split, Utterance
+from audiovae.audio.io import Channel, read_audio
+from audiovae.audio.layouts import LayoutName, Listing, Microphone, Source, Speaker, list_corpus, sentence_key
+from audiovae.audio.reader import SILENCE
+from audiovae.audio.splits import By, Spoken, assign, check_leaks, read_split_table
+from audiovae.config import Config, to_dict
+from audiovae.errors import AudioError, ConfigError, CorpusError
+from audiovae.files import atomic_folder
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class PrepareConfig(Config):
+    """How a folder of recordings becomes a corpus."""
+
+    sample_rate: int = 16_000
+    """Hz of the corpus; recordings of other rates are resampled."""
+    layout: LayoutName | Literal["auto"] = "auto"
+    """How the recordings lie: VCTK, LibriSpeech or LibriTTS, a folder a speaker, or flat."""
+    mic: Microphone = "mic1"
+    """Microphone of VCTK 0.92."""
+    channel: Channel = "mix"
+    """Mean of all channels, or one of them from 0."""
+    min_seconds: float = 0.3
+    """Recordings shorter than this, after trimming, are rejected."""
+    trim: float | None = None
+    """Cut ends that stay so many dB below the loudest part."""
+    loudness: float | None = None
+    """Bring every recording to so many LUFS, such as -23."""
+    test_by: Literal["speaker", "sentence", "given"] = "sentence"
+    """What test shares with no other part: speakers, sentences, or speakers as split.txt says."""
+    valid_by: By = "sentence"
+    """What valid shares with no part of train."""
+    test: float = 0.05
+    """Fraction of the speakers or sentences kept for test; 0 for none."""
+    valid: float = 0.05
+    """Fraction of the rest kept for valid; 0 for none."""
+    seed: int = 0
+    """Another seed draws another split."""
+    workers: int = 0
+    """Recordings read at a time; 0 for one a core."""
+
+    def __post_init__(self) -> None:
+        if not 100 <= self.sample_rate <= 384_000:
+            raise ConfigError(f"sample_rate: wanted 100 to 384000 Hz, got {self.sample_rate}.")
+        if not (0 <= self.test < 1 and 0 <= self.valid < 1):
+            raise ConfigError(f"test and valid: wanted fractions in [0, 1), got {self.test} and {self.valid}.")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one split holds."""
+
+    utterances: int
+    speakers: int
+    hours: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What :func:`prepare_corpus` made; ``str`` of it is a sentence or two for the terminal."""
+
+    folder: Path
+    layout: str
+    sample_rate: int
+    parts: dict[Split, Part]
+    rejected: int
+
+    def __str__(self) -> str:
+        parts = "; ".join(
+            f"{name} {p.utterances} utterances of {p.speakers} speakers, {p.hours:.2f} h"
+            for name, p in self.parts.items()
+        )
+        said = f"{self.folder}: {parts}, at {self.sample_rate} Hz (layout {self.layout})."
+        return f"{said} {self.rejected} files rejected: see {self.folder / REJECTED}." if self.rejected else said
+
+
+def prepare_corpus(source: str | Path, out: str | Path, config: PrepareConfig | None = None) -> Summary:
+    """Make the corpus folder ``out`` from the recordings below ``source``; it appears whole or not at all.
+
+    Recordings that cannot be used are left out and listed with their reason in ``rejected.tsv``:
+    unreadable, not finite, silent, too short, twice there, or without a text where sentences are split.
+    A recording whose peak would pass full scale is turned down to it, never clipped.
+
+    Raises
+    ------
+    CorpusError
+        When there is no recording, none can be used, or the split asked for is not possible or leaks.
+    OutputError
+        When ``out`` is there already or cannot be written.
+
+    >>> from audiovae.audio.example import example_recordings
+    >>> import tempfile
+    >>> summary = prepare_corpus(example_recordings(), Path(tempfile.mkdtemp()) / "corpus")
+    >>> summary.parts["train"].speakers, summary.rejected
+    (2, 0)
+    """
+    config = config or PrepareConfig()
+    with atomic_folder(out) as folder:
+        listing = list_corpus(source, config.layout, config.mic)
+        given = read_split_table(listing.root / "split.txt") if config.test_by == "given" else None
+        packed, rejected = _pack(listing, folder / SAMPLES, config)
+        utterances = _split(packed, given, config)
+        lines = [utterance.to_line(config.sample_rate) for utterance in utterances]
+        (folder / MANIFEST).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        rows = [f"{_relative(path, listing.root)}\t{reason}\n" for path, reason in sorted(rejected)]
+        (folder / REJECTED).write_text("".join(rows), encoding="utf-8")
+        parts: dict[Split, Part] = {split: _part(utterances, split, config.sample_rate) for split in SPLITS}
+        description = {
+            "version": VERSION,
+            "sample_rate": config.sample_rate,
+            "samples": sum(u.length for u in utterances),
+            "utterances": len(utterances),
+            "parts": {name: vars(part) for name, part in parts.items()},
+            "speakers": sorted({u.speaker for u in utterances}),
+            "rejected": len(rejected),
+            "source": str(Path(source).resolve()),
+            "layout": listing.layout,
+            "options": to_dict(config),
+        }
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    return Summary(Path(out), listing.layout, config.sample_rate, parts, len(rejected))
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """An utterance that lies in the memory map, before it is known which part it belongs to."""
+
+    utterance: Utterance
+    sentence: str
+
+
+def _pack(listing: Listing, path: Path, config: PrepareConfig) -> tuple[list[_Packed], list[tuple[Path, str]]]:
+    """Write all usable recordings one after the other; give them and the rejected ones."""
+    has_texts = any(source.text for source in listing.sources)
+    by_sentence = "sentence" in (config.test_by, config.valid_by)
+    packed: list[_Packed] = []
+    rejected = list(listing.rejected)
+    offset = 0
+    by_content: dict[bytes, str] = {}
+    ids: set[str] = set()
+    with open(path, "wb") as file:
+        work = _in_parallel(partial(_load, config=config), listing.sources, config.workers or os.cpu_count() or 1)
+        progress = tqdm(zip(listing.sources, work, strict=True), "reading", len(listing.sources), unit="file",
+                        disable=None)  # fmt: skip
+        for source, loaded in progress:
+            if isinstance(loaded, str):
+                rejected.append((source.path, loaded))
+                continue
+            samples, gain = loaded
+            content = hashlib.blake2b(samples.tobytes(), digest_size=16).digest()
+            if content in by_content:
+                rejected.append((source.path, f"the same samples as {by_content[content]}"))
+            elif source.id in ids:
+                rejected.append((source.path, f"a second recording named {source.id}"))
+            elif by_sentence and has_texts and source.sentence is None:
+                rejected.append((source.path, "no text: its sentence is unknown, and sentences are split"))
+            else:
+                by_content[content] = source.id
+                ids.add(source.id)
+                file.write(samples.tobytes())
+                packed.append(_described(source, listing, offset, len(samples), gain))
+                offset += len(samples)
+    if not packed:
+        raise CorpusError(
+            f"none of the {len(rejected)} recordings in {listing.root} can be used; "
+            f"the first: {rejected[0][0].name}: {rejected[0][1]}."
+        )
+    return packed, rejected
+
+
+def _load(source: Source, config: PrepareConfig) -> tuple[NDArray[np.int16], float] | str:
+    """The samples of a recording and the gain in dB it was given, or the reason why it is of no use."""
+    try:
+        x = read_audio(source.path, config.sample_rate, config.channel)[0][0].numpy()
+        if np.abs(x).max() < SILENCE:
+            return "silent"
+        if config.trim is not None or config.loudness is not None:
+            from audiovae.audio import loudness  # librosa and torchaudio take seconds to import
+
+            x = x if config.trim is None else loudness.trim_silence(x, config.trim)
+        if len(x) < config.min_seconds * config.sample_rate:
+            return f"shorter than {config.min_seconds:g} s"
+        gain = 0.0 if config.loudness is None else loudness.loudness_gain(x, config.sample_rate, config.loudness)
+    except AudioError as error:
+        return str(error).removeprefix(f"{source.path} ").rstrip(".")
+    peak = float(np.abs(x).max()) * 10 ** (gain / 20)
+    if peak > 1:
+        gain -= 20 * np.log10(peak)
+    scaled = x * np.float32(32768 * 10 ** (gain / 20))
+    return np.minimum(np.rint(scaled), 32767).astype("<i2"), round(float(gain), 3)
+
+
+def _described(source: Source, listing: Listing, offset: int, length: int, gain: float) -> _Packed:
+    who = listing.speakers.get(source.speaker, Speaker())
+    place = _relative(source.path, listing.root)
+    utterance = Utterance(source.id, source.speaker, "train", place, offset, length, source.text,
+                          who.gender, who.age, who.accent, gain)  # fmt: skip
+    # Without any text, parallel recordings are known by their names: anna/12.wav and ben/12.wav.
+    return _Packed(utterance, source.sentence or sentence_key(source.path.stem))
+
+
+def _split(packed: list[_Packed], given: dict[str, Split] | None, config: PrepareConfig) -> list[Utterance]:
+    spoken = [Spoken(item.utterance.speaker, item.sentence) for item in packed]
+    splits = assign(spoken, config.test_by, config.valid_by, config.test, config.valid, config.seed, given)
+    valid_by = "speaker" if given is not None and "valid" in given.values() else config.valid_by
+    check_leaks(spoken, splits, config.test_by, valid_by)
+    return [replace(item.utterance, split=split) for item, split in zip(packed, splits, strict=True)]
+
+
+def _in_parallel(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+    """Results in order, a few ahead of the reader: a corpus does not fit in memory.
+
+    Threads do: decoding, resampling and scaling all let go of Python's lock.
+    """
+    pool = ThreadPoolExecutor(workers)
+    ahead: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) > 4 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _part(utterances: list[Utterance], split: Split, sample_rate: int) -> Part:
+    chosen = [u for u in utterances if u.split == split]
+    hours = sum(u.length for u in chosen) / sample_rate / 3600
+    return Part(len(chosen), len({u.speaker for u in chosen}), round(hours, 4))
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
