@@ -45,6 +45,10 @@ class TrainingError(AudiovaeError, RuntimeError):
     """Training that cannot go on, such as a loss that is not finite."""
 
 
+class ExtraError(AudiovaeError, ImportError):
+    """An optional package that is not installed; the message says which extra brings it."""
+
+
 class OutputError(AudiovaeError, OSError):
     """An output that cannot be written: a read-only folder, a full disk, a name already taken."""
 

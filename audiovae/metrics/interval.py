@@ -1,0 +1,53 @@
+"""A mean with what is known of it."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t
+
+from audiovae.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and half the width of its confidence interval, in the unit of what was averaged.
+
+    half_width : NaN where it is not known: one value only, or values that are not finite.
+    count : how many values the mean is over.
+
+    >>> print(Interval(mean=12.3456, half_width=0.4321, count=40))
+    12.35 ± 0.43
+    """
+
+    mean: float
+    half_width: float
+    count: int
+
+    def __str__(self) -> str:
+        if not math.isfinite(self.half_width):
+            return f"{self.mean:.3g}"
+        digits = 2 if self.half_width == 0 else max(0, 1 - math.floor(math.log10(self.half_width)))
+        return f"{self.mean:.{digits}f} ± {self.half_width:.{digits}f}"
+
+
+def mean_interval(values: Iterable[float], confidence: float = 0.95) -> Interval:
+    """Mean of independent values with Student's t interval: t(n - 1) times s / √n on either side.
+
+    The values should be of independent units, such as one for each recording, or better one for each speaker.
+
+    Raises ShapeError without a value.
+
+    >>> mean_interval([1.0, 2.0, 3.0])                          # t(2) = 4.303, s = 1
+    Interval(mean=2.0, half_width=2.484..., count=3)
+    """
+    array = np.array([float(value) for value in values])
+    count = len(array)
+    if count == 0:
+        raise ShapeError("mean_interval wants at least one value, got none.")
+    if count == 1 or not np.isfinite(array).all():
+        with np.errstate(invalid="ignore"):  # inf - inf: the mean is honestly not a number
+            return Interval(float(array.mean()), math.nan, count)
+    half = t.ppf((1 + confidence) / 2, count - 1) * array.std(ddof=1) / math.sqrt(count)
+    return Interval(float(array.mean()), float(half), count)
