@@ -159,7 +159,7 @@ class ResidualQuantizer(Bottleneck):
 
     def _quantize(self, h: Tensor, z_e: Tensor, kept: Tensor | None, learn: bool) -> Latent:
         """All stages without a graph, then one node for z and the commitment, one a stage for the codes."""
-        left = z_e.detach()
+        left, step = z_e.detach(), int(self.step)
         z = pull = commitment = left.new_zeros(())
         codes, codebook_losses, stats = [], [], []
         for stage, book in enumerate(self._books()):
@@ -171,12 +171,12 @@ class ResidualQuantizer(Bottleneck):
             if kept is not None:
                 mask = (kept > stage).to(rest.dtype).repeat_interleave(len(rest) // len(kept))[:, None]
                 code, missed = code * mask, rest * mask
-            loss = missed.square().mean()
+            loss = torch.dot(missed.view(-1), missed.view(-1)) / missed.numel()
             parts = (code, missed, loss)
-            z, pull, commitment = parts if stage == 0 else (z + code, pull + missed, commitment + loss)
+            z, pull, commitment = parts if stage == 0 else (z.add_(code), pull + missed, commitment + loss)
             if self.config.codebook == "loss":
                 codebook_losses.append(CodebookLoss.apply(table, index, missed, loss))
-            counts = book.update(left, index, int(self.step), stage) if learn else tally(index, len(table))
+            counts = book.update(left, index, step, stage) if learn else tally(index, len(table))
             stats.append(usage(counts, len(table)))
             codes.append(index)
             left = rest

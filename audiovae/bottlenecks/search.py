@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BLOCK_SCORES = {"cpu": 1 << 17}  # scores alive at once: half a mebibyte of float32, a part of one L2 cache
+BLOCK_SCORES = {"cpu": 1 << 18}  # scores alive at once: one mebibyte of float32, a part of one L2 cache
 BLOCK_SCORES_ELSEWHERE = 1 << 26  # accelerators want few, large kernels
-RUNS = 16  # a row of scores is first reduced over this many runs of K / RUNS codes
-RUNS_PAY_FROM = 256  # codes; below, one plain maximum is faster
+RUNS, RUN_WIDTH = 16, 32  # a row of scores is first reduced over at most 16 runs of at least 32 codes
 
 
 def nearest(x: Tensor, codebook: Tensor) -> Tensor:
@@ -39,19 +38,19 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
     mean = codebook.mean(0)
     centred = codebook - mean
     bias = centred.square().sum(1).mul_(-0.5)
-    runs = RUNS if num_codes >= RUNS_PAY_FROM else 1
+    runs = min(max(num_codes // RUN_WIDTH, 1), RUNS)
     width = -(-num_codes // runs)
     if padding := runs * width - num_codes:
         centred, bias = F.pad(centred, (0, 0, 0, padding)), F.pad(bias, (0, padding), value=-torch.inf)
     budget = BLOCK_SCORES.get(x.device.type, BLOCK_SCORES_ELSEWHERE)
     block = max(min(budget // (runs * width), len(x)), 1)
     codes = torch.empty(len(x), dtype=torch.int64, device=x.device)
-    scores = x.new_empty(block, runs * width)
-    transposed = centred.t()
+    scores, parts, transposed = x.new_empty(block, runs * width), x.new_empty(block, x.shape[1]), centred.t()
     with torch.autocast(x.device.type, enabled=False):
         for start in range(0, len(x), block):
-            part = x[start : start + block] - mean
-            row = torch.addmm(bias, part, transposed, out=scores[: len(part)])
+            rows = x[start : start + block]
+            part = torch.sub(rows, mean, out=parts[: len(rows)])
+            row = torch.addmm(bias, part, transposed, out=scores[: len(rows)])
             codes[start : start + block] = row.max(1)[1] if runs == 1 else _argmax(row.view(-1, runs, width))
     return codes
 
