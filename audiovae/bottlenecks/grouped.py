@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from audiovae.bottlenecks.base import Bottleneck
+from audiovae.bottlenecks.base import Bottleneck, check_finite
 from audiovae.bottlenecks.vq import VectorQuantizer, VQConfig
 from audiovae.config import Config
 from audiovae.errors import ConfigError, ShapeError
@@ -83,6 +83,7 @@ class GroupedQuantizer(Bottleneck):
 
     def _split(self, h: Tensor) -> tuple[Tensor, ...]:
         check("GroupedQuantizer", h, self.channels_in, self.dims, letter="D")
+        check_finite("GroupedQuantizer", h)  # of all groups, before the first one learns
         return h.chunk(len(self.parts), dim=1)
 
 
