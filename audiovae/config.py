@@ -42,7 +42,7 @@ def from_dict(cls: type[T], values: dict[str, Any], source: str = "config") -> T
     20
     """
     try:
-        return TypeAdapter(cls).validate_python(values)
+        return TypeAdapter(cls).validate_python(_with_kinds(cls, values))
     except ValidationError as error:
         raise ConfigError(f"{source}: {_explain(cls, error)}") from None
 
@@ -92,6 +92,22 @@ def merge(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any
 
 def _copy(value: Any) -> Any:
     return {k: _copy(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _with_kinds(cls: Any, values: Any) -> Any:
+    """Values with the default's ``kind`` wherever a part of a union is given without one."""
+    if not isinstance(values, dict) or not dataclasses.is_dataclass(cls):
+        return values
+    hints, full = typing.get_type_hints(cls, include_extras=True), dict(values)
+    for field in dataclasses.fields(cls):
+        members, part = _members(hints[field.name]), full.get(field.name)
+        if not members or not isinstance(part, dict):
+            continue
+        if len(members) > 1 and "kind" not in part and dataclasses.is_dataclass(field.default):
+            part = {"kind": _kind(type(field.default)), **part}
+        chosen = [m for m in members if len(members) == 1 or _kind(m) == part.get("kind")]
+        full[field.name] = _with_kinds(chosen[0], part) if chosen else part
+    return full
 
 
 def _explain(cls: Any, error: ValidationError) -> str:

@@ -63,6 +63,10 @@ def test_a_new_kind_starts_from_its_defaults():
     assert from_dict(Whole, values).part == Blue(width=2.0)
 
 
+def test_a_part_without_a_kind_is_of_the_default_one():
+    assert from_dict(Whole, {"part": {"num_codes": 9}}).part == Red(num_codes=9)
+
+
 def test_overrides_leave_the_values_they_came_from_alone():
     values = {"part": {"kind": "red"}}
     merge(values, {"part.num_codes": "9"})

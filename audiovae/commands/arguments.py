@@ -8,12 +8,14 @@ from typing import TypeVar
 import tyro
 from tqdm import tqdm
 
+from audiovae.audio.io import AUDIO_SUFFIXES
 from audiovae.errors import AudiovaeError, OutputError
 from audiovae.files import Input, atomic_file, expand_inputs
 
 T = TypeVar("T")
 
-AUDIO = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64")
+AUDIO = AUDIO_SUFFIXES
+CODES = (".codes", ".npz")
 
 
 def parse(command: str, arguments: type[T], argv: list[str]) -> T:
@@ -45,31 +47,42 @@ def over_files(command: str, inputs: tuple[str, ...], output: Path | None, suffi
     """
     found = expand_inputs(inputs, suffixes)
     targets = outputs(found, output, suffix, tag)
-    taken: dict[Path, Path] = {}
-    for item, target in zip(found, targets, strict=True):
-        if taken.setdefault(target, item.path) != item.path:
-            raise OutputError(f"{taken[target]} and {item.path} would both be written to {target}: run them "
+    target_of = {item.path: target for item, target in zip(found, targets, strict=True)}
+    source_of = {target: path for path, target in target_of.items()}
+    for path, target in target_of.items():
+        if source_of[target] != path:
+            raise OutputError(f"{path} and {source_of[target]} would both be written to {target}: run them "
                               "apart or rename one.")
+    said, failed = attempt(found, lambda item: process(item.path, target_of[item.path]))
+    if len(found) == 1:
+        print(said[0])
+    else:
+        where = f"to {output}" if output is not None else "beside their sources"
+        print(f"{len(said)} of {len(found)} files written {where}.")
+    return report_failures(command, failed, len(found), output)
+
+
+def attempt(found: list[Input], work: Callable[[Input], T]) -> tuple[list[T], list[tuple[Path, str]]]:
+    """What ``work`` gives for each input, and the inputs it failed on with the reason; a bar shows progress.
+
+    With one input its error is raised.
+    """
+    done: list[T] = []
     failed: list[tuple[Path, str]] = []
-    for item, target in tqdm(list(zip(found, targets, strict=True)), unit="file", disable=None):
+    for item in tqdm(found, unit="file", disable=None):
         try:
-            said = process(item.path, target)
+            done.append(work(item))
         except AudiovaeError as error:
             if len(found) == 1:
                 raise
             failed.append((item.path, str(error)))
-        else:
-            if len(found) == 1:
-                print(said)
-    if len(found) > 1:
-        where = f"to {output}" if output is not None else "beside their sources"
-        print(f"{len(found) - len(failed)} of {len(found)} files written {where}.")
-    if failed:
-        _list_failures(command, failed, len(found), output)
-    return 2 if failed else 0
+    return done, failed
 
 
-def _list_failures(command: str, failed: list[tuple[Path, str]], total: int, output: Path | None) -> None:
+def report_failures(command: str, failed: list[tuple[Path, str]], total: int, output: Path | None) -> int:
+    """List what failed on stderr and, where there is an output folder, in ``failed.tsv``; the exit code."""
+    if not failed:
+        return 0
     for path, reason in failed:
         print(f"  {path}: {reason}", file=sys.stderr)
     listed = ""
@@ -78,3 +91,4 @@ def _list_failures(command: str, failed: list[tuple[Path, str]], total: int, out
             temporary.write_text("".join(f"{path}\t{reason}\n" for path, reason in failed))
         listed = f"; they are listed in {output / 'failed.tsv'}"
     print(f"audiovae: {command}: {len(failed)} of {total} files failed{listed}.", file=sys.stderr)
+    return 2

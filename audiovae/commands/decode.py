@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from audiovae.codec import Codec
-from audiovae.commands.arguments import over_files, parse
+from audiovae.commands.arguments import CODES, over_files, parse
 from audiovae.transcode import decode_file
 
 
@@ -39,4 +39,4 @@ def main(argv: list[str]) -> int:
         return decode_file(codec, source, target, arguments.speaker)
 
     return over_files("decode", arguments.inputs, arguments.output, f".{arguments.format}",
-                      (".codes", ".npz"), process)
+                      CODES, process)

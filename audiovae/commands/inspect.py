@@ -1,0 +1,103 @@
+"""audiovae inspect: what a code file, checkpoint, corpus or recording holds."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from audiovae.audio.corpus import Corpus
+from audiovae.audio.io import audio_info
+from audiovae.checkpoint import find_checkpoint, fingerprint, load_model
+from audiovae.codec import Codec
+from audiovae.codes import Codes
+from audiovae.commands.arguments import AUDIO, CODES, attempt, parse, report_failures
+from audiovae.files import expand_inputs
+from audiovae.metrics.usage import code_counts, perplexity, usage
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Tell what code files, checkpoints, training runs, corpora and recordings hold.
+
+    Example: audiovae inspect speech.codes
+    """
+
+    inputs: tyro.conf.Positional[tuple[str, ...]]
+    """Files, globs, folders of recordings or code files, corpora, checkpoints or runs."""
+
+
+def main(argv: list[str]) -> int:
+    arguments = parse("inspect", Arguments, argv)
+    files = []
+    for name in arguments.inputs:
+        path = Path(name)
+        if (path / "corpus.json").exists():
+            print("\n".join(corpus_lines(path)))
+        elif (path / "config.json").exists() or any(path.glob("checkpoint-*")):
+            print("\n".join(model_lines(path)))
+        else:
+            files.append(name)
+    if not files:
+        return 0
+    found = expand_inputs(files, (*AUDIO, *CODES))
+    told, failed = attempt(found, lambda item: "\n".join(file_lines(item.path)))
+    print("\n".join(told))
+    return report_failures("inspect", failed, len(found), output=None)
+
+
+def file_lines(path: Path) -> Iterator[str]:
+    """Lines on a code file or a recording."""
+    return code_lines(path) if path.suffix.lower() in CODES else audio_lines(path)
+
+
+def audio_lines(path: Path) -> Iterator[str]:
+    info = audio_info(path)
+    yield f"{path}: recording, {info.seconds:.2f} s, {info.sample_rate} Hz, {info.channels} channels"
+    yield f"  format      {info.format}"
+    yield f"  peak        {info.peak:.4f}{'  (silent)' if info.silent else ''}"
+
+
+def code_lines(path: Path) -> Iterator[str]:
+    codes = Codes.load(path)
+    yield (f"{path}: codes of {codes.seconds:.2f} s at {codes.sample_rate} Hz, {codes.kbps(path):.2f} kbit/s as "
+           f"stored, {codes.nominal_kbps:.2f} without entropy coding")
+    yield f"  model       {codes.fingerprint}"
+    if codes.label is not None:
+        yield f"  speaker     {codes.label}"
+    for number, (level, hop, sizes) in enumerate(zip(codes.levels, codes.hops, codes.num_codes, strict=True)):
+        yield f"  level {number}     {level.shape[1]} steps of {hop} samples, {len(sizes)} quantizers"
+        for stage, counts in enumerate(code_counts(level, sizes)):
+            yield (f"    stage {stage:<3} {usage(counts):.0%} of {len(counts)} codes used, "
+                   f"perplexity {perplexity(counts):.1f}")
+
+
+def corpus_lines(path: Path) -> Iterator[str]:
+    corpus = Corpus.open(path)
+    yield f"{path}: corpus at {corpus.sample_rate} Hz, {len(corpus.speakers)} speakers to train on"
+    for split in ("train", "valid", "test"):
+        found = corpus.utterances(split)
+        hours = sum(u.length for u in found) / corpus.sample_rate / 3600
+        yield f"  {split:<11} {len(found)} utterances, {len({u.speaker for u in found})} speakers, {hours:.2f} h"
+    yield f"  speakers    {_some(corpus.speakers)}"
+
+
+def model_lines(path: Path) -> Iterator[str]:
+    folder = find_checkpoint(path)
+    model = load_model(folder)
+    count = sum(p.numel() for p in model.parameters())
+    yield f"{folder}: model, {count / 1e6:.2f} million parameters, fingerprint {fingerprint(model)}"
+    for name in ("encoder", "bottleneck", "decoder", "likelihood"):
+        yield f"  {name:<11} {type(getattr(model, name)).__name__}"
+    spec = model.data
+    yield f"  data        {spec.channels} channels, {spec.dims} grid axes, hop {model.hop}"
+    if spec.sample_rate and model.bottleneck.is_discrete:
+        codec = Codec(model)
+        yield (f"  codes       {' x '.join(map(str, codec.num_codes))}, {spec.sample_rate / model.hop:.1f} steps a "
+               f"second, {codec.header().nominal_kbps:.2f} kbit/s without entropy coding")
+    if model.embedding is not None:
+        yield f"  labels      {_some(spec.labels)}"
+
+
+def _some(names: tuple[str, ...], most: int = 200) -> str:
+    return f"{', '.join(names[:most])}{' ...' if len(names) > most else ''}"
