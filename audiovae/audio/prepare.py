@@ -121,6 +121,7 @@ def prepare_corpus(source: str | Path, out: str | Path, config: PrepareConfig | 
     with atomic_folder(out) as folder:
         listing = list_corpus(source, config.layout, config.mic)
         given = read_split_table(listing.root / "split.txt") if config.test_by == "given" else None
+        _assign([Spoken(s.speaker, s.sentence or _stem(s)) for s in listing.sources], given, config)  # fail early
         packed, rejected = _pack(listing, folder / SAMPLES, config)
         utterances = _split(packed, given, config)
         lines = [utterance.to_line(config.sample_rate) for utterance in utterances]
@@ -218,16 +219,24 @@ def _described(source: Source, listing: Listing, offset: int, length: int, gain:
     place = _relative(source.path, listing.root)
     utterance = Utterance(source.id, source.speaker, "train", place, offset, length, source.text,
                           who.gender, who.age, who.accent, gain)  # fmt: skip
-    # Without any text, parallel recordings are known by their names: anna/12.wav and ben/12.wav.
-    return _Packed(utterance, source.sentence or sentence_key(source.path.stem))
+    return _Packed(utterance, source.sentence or _stem(source))
+
+
+def _stem(source: Source) -> str:
+    """Without any text, parallel recordings are known by their names: anna/12.wav and ben/12.wav."""
+    return sentence_key(source.path.stem)
 
 
 def _split(packed: list[_Packed], given: dict[str, Split] | None, config: PrepareConfig) -> list[Utterance]:
     spoken = [Spoken(item.utterance.speaker, item.sentence) for item in packed]
-    splits = assign(spoken, config.test_by, config.valid_by, config.test, config.valid, config.seed, given)
+    splits = _assign(spoken, given, config)
     valid_by = "speaker" if given is not None and "valid" in given.values() else config.valid_by
     check_leaks(spoken, splits, config.test_by, valid_by)
     return [replace(item.utterance, split=split) for item, split in zip(packed, splits, strict=True)]
+
+
+def _assign(spoken: list[Spoken], given: dict[str, Split] | None, config: PrepareConfig) -> list[Split]:
+    return assign(spoken, config.test_by, config.valid_by, config.test, config.valid, config.seed, given)
 
 
 def _in_parallel(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:

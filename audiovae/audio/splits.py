@@ -58,8 +58,9 @@ def assign(
     ['test', 'train', 'valid']
     """
     if test_by == "given":
-        splits = _as_given(items, given or {})
-        if "valid" in splits:
+        given = given or {}
+        splits = _as_given(items, given)
+        if "valid" in given.values():
             return splits
     else:
         drawn = _draw({_key(item, test_by) for item in items}, "test", test_by, test, seed)
