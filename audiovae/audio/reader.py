@@ -131,8 +131,10 @@ def _stream(
     if channel != "mix" and not 0 <= channel < file.channels:
         raise AudioError(f"{path} has no channel {channel}: wanted 0 to {file.channels - 1}, or mix.")
     resampler = Resampler(file.samplerate, rate) if rate != file.samplerate else None
+    weights = np.full(file.channels, 1 / file.channels, np.float32)
     for block in _blocks(file, path, max(1, round(seconds * file.samplerate))):
-        mono = block.mean(axis=1) if channel == "mix" else block[:, channel].copy()
+        # The mean as a product: over an axis as short as this one, mean() takes ten times as long.
+        mono = block @ weights if channel == "mix" else block[:, channel].copy()
         yield torch.from_numpy(resampler.push(mono) if resampler else mono)
     if resampler:
         yield torch.from_numpy(resampler.flush())
@@ -172,9 +174,8 @@ def _blocks(file: soundfile.SoundFile, path: str | Path, frames: int) -> Iterato
         block = np.asarray(file.read(frames, dtype="float32", always_2d=True), np.float32)
         if not len(block):
             break
-        finite = np.isfinite(block).all(axis=1)
-        if not finite.all():
-            at = (count + int(np.argmin(finite))) / file.samplerate
+        if not np.isfinite(block).all():
+            at = (count + int(np.argmin(np.isfinite(block).all(axis=1)))) / file.samplerate
             raise AudioError(f"{path} has a NaN or infinite sample at {at:.3f} s: repair or leave it out.")
         count += len(block)
         yield block
