@@ -16,9 +16,9 @@ from audiovae.metrics import (
     Interval,
     Stopwatch,
     code_counts,
+    cost,
     log_mel_distance,
     mean_interval,
-    peak_memory,
     perplexity,
     pesq_wb,
     si_sdr,
@@ -187,11 +187,11 @@ def test_intervals_without_a_width():
 
 
 @pytest.mark.parametrize(("interval", "text"), [
-    (Interval(12.3456, 0.4321, 9), "12.35 ± 0.43"), (Interval(123.4, 12.3, 9), "123 ± 12"),
-    (Interval(0.00123, 0.0000456, 9), "0.001230 ± 0.000046"), (Interval(2.0, 0.0, 9), "2.00 ± 0.00"),
+    (Interval(12.3456, 0.4321, 9), "12.3 ± 0.4"), (Interval(123.4, 12.3, 9), "123 ± 12"),
+    (Interval(0.00123, 0.0000456, 9), "0.00123 ± 0.00005"), (Interval(2.0, 0.0, 9), "2.00 ± 0.00"),
     (Interval(2.34567, math.nan, 1), "2.35"), (Interval(-8.0, 1.5, 3), "-8.0 ± 1.5"),
 ])
-def test_an_interval_shows_two_digits_of_its_width(interval, text):
+def test_an_interval_shows_as_many_digits_as_its_width_allows(interval, text):
     assert str(interval) == text
 
 
@@ -205,9 +205,9 @@ def test_a_stopwatch_adds_up():
 
 
 def test_peak_memory_sees_what_was_freed():
-    script = ("from audiovae.metrics import peak_memory; before = peak_memory();"
-              "x = bytearray(2**27); x = None; print(peak_memory() - before)")
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    script = ("import runpy, sys; peak_memory = runpy.run_path(sys.argv[1])['peak_memory']; before = peak_memory();"
+              "x = b'x' * 2**27; x = None; print(peak_memory() - before)")
+    done = subprocess.run([sys.executable, "-c", script, cost.__file__], capture_output=True, text=True, check=True)
     assert 0.9 * 2**27 < int(done.stdout) < 1.3 * 2**27
 
 

@@ -14,11 +14,13 @@ from audiovae.errors import ShapeError
 class Interval:
     """A mean and half the width of its confidence interval, in the unit of what was averaged.
 
+    As text, the width has two digits where it starts with 1 to 3, else one: the rest would be chance.
+
     half_width : NaN where it is not known: one value only, or values that are not finite.
     count : how many values the mean is over.
 
     >>> print(Interval(mean=12.3456, half_width=0.4321, count=40))
-    12.35 ± 0.43
+    12.3 ± 0.4
     """
 
     mean: float
@@ -28,7 +30,10 @@ class Interval:
     def __str__(self) -> str:
         if not math.isfinite(self.half_width):
             return f"{self.mean:.3g}"
-        digits = 2 if self.half_width == 0 else max(0, 1 - math.floor(math.log10(self.half_width)))
+        if self.half_width == 0:
+            return f"{self.mean:.2f} ± 0.00"
+        power = math.floor(math.log10(self.half_width))
+        digits = max(0, (0 if self.half_width / 10**power >= 3.5 else 1) - power)
         return f"{self.mean:.{digits}f} ± {self.half_width:.{digits}f}"
 
 

@@ -1,0 +1,15 @@
+"""What was measured and heard, for a screen, a program and a browser."""
+
+from audiovae.report.figures import draw_codes, draw_loss, draw_spectrograms, draw_usage, draw_waveform
+from audiovae.report.page import Report
+from audiovae.report.table import Table
+
+__all__ = [
+    "Report",
+    "Table",
+    "draw_codes",
+    "draw_loss",
+    "draw_spectrograms",
+    "draw_usage",
+    "draw_waveform",
+]
