@@ -71,7 +71,8 @@ def test_voices_are_told_apart_on_unseen_sentences(corpus):
 
 def test_bad_calls_are_one_line(corpus, tmp_path):
     again = run(corpus)
-    assert again.returncode == 2 and again.stderr == f"demo_corpus: {corpus} is there already: remove it or name another folder.\n"
+    assert again.returncode == 2
+    assert again.stderr == f"demo_corpus: {corpus} is there already: remove it or name another folder.\n"
     for count in (0, 61):
         done = run(tmp_path / "x", "--sentences", count)
         assert done.returncode == 2 and "wanted 1 to 60" in done.stderr
