@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BLOCK_SCORES = {"cpu": 1 << 18}  # scores alive at once: one mebibyte of float32, a part of one L2 cache
+BLOCK_SCORES = 1 << 18  # scores alive at once on each thread: a mebibyte of float32, a part of its L2 cache
 BLOCK_SCORES_ELSEWHERE = 1 << 26  # accelerators want few, large kernels
 RUNS, RUN_WIDTH = 16, 32  # a row of scores is first reduced over at most 16 runs of at least 32 codes
 
@@ -42,7 +42,7 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
     width = -(-num_codes // runs)
     if padding := runs * width - num_codes:
         centred, bias = F.pad(centred, (0, 0, 0, padding)), F.pad(bias, (0, padding), value=-torch.inf)
-    budget = BLOCK_SCORES.get(x.device.type, BLOCK_SCORES_ELSEWHERE)
+    budget = BLOCK_SCORES * torch.get_num_threads() if x.device.type == "cpu" else BLOCK_SCORES_ELSEWHERE
     block = max(min(budget // (runs * width), len(x)), 1)
     codes = torch.empty(len(x), dtype=torch.int64, device=x.device)
     scores, parts, transposed = x.new_empty(block, runs * width), x.new_empty(block, x.shape[1]), centred.t()
