@@ -64,9 +64,9 @@ class Ours(nn.Module):
 
     def __init__(self, case: Case) -> None:
         super().__init__()
-        settings = {"num_codes": case.num_codes, "dim": D}
-        config = VQConfig(**settings) if case.stages == 1 else RVQConfig(num_quantizers=case.stages, **settings)
-        self.bottleneck = config.build(dims=1)
+        one = VQConfig(num_codes=case.num_codes, dim=D)
+        many = RVQConfig(num_codes=case.num_codes, dim=D, num_quantizers=case.stages)
+        self.bottleneck = (one if case.stages == 1 else many).build(dims=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         latent = self.bottleneck(x)
@@ -80,23 +80,25 @@ class Peer(nn.Module):
         super().__init__()
         from vector_quantize_pytorch import ResidualVQ, VectorQuantize
 
-        settings = {"dim": D, "codebook_size": case.num_codes}
-        one = case.stages == 1
-        self.layer = VectorQuantize(**settings) if one else ResidualVQ(num_quantizers=case.stages, **settings)
+        if case.stages == 1:
+            self.layer = VectorQuantize(dim=D, codebook_size=case.num_codes)
+        else:
+            self.layer = ResidualVQ(dim=D, codebook_size=case.num_codes, num_quantizers=case.stages)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         z, _, loss = self.layer(x)[:3]
         return z, loss.sum()
 
 
-SHAPES: dict[type[nn.Module], tuple[int, ...]] = {Plain: (B * L, D), Ours: (B, D, L), Peer: (B, L, D)}
+Kind = type[Plain] | type[Ours] | type[Peer]
 
 
-def step(kind: type[nn.Module], case: Case, train: bool) -> Callable[[], None]:
+def step(kind: Kind, case: Case, train: bool, batch: int = B) -> Callable[[], None]:
     """One call of a quantizer on random vectors: forward, or forward and backward."""
     torch.manual_seed(0)
     layer = kind(case)
-    x = torch.randn(*SHAPES[kind], requires_grad=train)
+    shape = {Plain: (batch * L, D), Ours: (batch, D, L), Peer: (batch, L, D)}[kind]
+    x = torch.randn(*shape, requires_grad=train)
     gradient = torch.randn_like(x)
     if kind is not Plain:
         layer.train()(x.detach())  # a first training step: k-means, where there is one
@@ -126,9 +128,10 @@ def seconds(calls: list[Callable[[], None]], repeats: int) -> list[float]:
     return [statistics.median(taken) for taken in times]
 
 
-def extra_memory(kind: type[nn.Module], case: Case, train: bool) -> float:
+def extra_memory(kind: Kind, case: Case, train: bool) -> float:
     """MB by which one call raises the peak of this (fresh) process; Linux only."""
     torch.set_num_threads(1)
+    step(kind, case, train, batch=1)()  # loads the code, which is not what is measured
     call = step(kind, case, train)
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
@@ -148,7 +151,7 @@ def main() -> None:
     parser.add_argument("--no-memory", action="store_true", help="skip the memory column (a process per cell)")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    kinds: list[type[nn.Module]] = [Plain, Ours, Peer]
+    kinds: list[Kind] = [Plain, Ours, Peer]
     try:
         import vector_quantize_pytorch  # noqa: F401
     except ImportError:
@@ -168,7 +171,7 @@ def main() -> None:
                 print(row + "   " + " / ".join(f"{m:.0f}" for m in memory), flush=True)
 
 
-def _in_fresh_process(kind: type[nn.Module], case: Case, train: bool) -> float:
+def _in_fresh_process(kind: Kind, case: Case, train: bool) -> float:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(extra_memory, kind, case, train).result()
 
