@@ -88,6 +88,20 @@ def test_codes_of_a_vector_do_not_depend_on_its_neighbours(name):
     assert torch.equal(torch.cat([bottleneck.encode(h[:, :, i : i + 7]) for i in (0, 7, 14)], dim=2), codes)
 
 
+@pytest.mark.parametrize("shape", [(1, 6, 20), (1, 6, 1), (20, 6, 1), (3, 6, 0)])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_one_example_or_one_step_trains_like_any_other(name, shape):
+    bottleneck, _ = trained(name)
+    h = torch.randn(shape, requires_grad=True)
+    if h.numel() == 0:
+        with pytest.raises(ShapeError, match="at least one vector"):
+            bottleneck.train()(h)
+        return
+    latent = bottleneck.train()(h)
+    sum(latent.losses.values(), latent.z.sum()).backward()
+    assert h.grad.shape == shape and h.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("name", DISCRETE)
 def test_codes_stay_what_they_are_under_autocast(name):
     """Distances rounded to bfloat16 would choose other codes than the decoder was trained with."""

@@ -53,6 +53,15 @@ def check_finite(owner: str, h: Tensor) -> None:
         )
 
 
+def check_some(owner: str, h: Tensor) -> None:
+    """Raise ShapeError where there is nothing to train on; the mean of no loss is NaN.
+
+    >>> check_some("VectorQuantizer", torch.zeros(2, 64, 10))
+    """
+    if h.numel() == 0:
+        raise ShapeError(f"{owner} wants at least one vector to train on, got {tuple(h.shape)}.")
+
+
 def check_codes(owner: str, codes: Tensor, num_codes: tuple[int, ...], dims: int) -> None:
     """Raise ShapeError unless ``codes`` are (B, n, *grid) integers with code q from 0 to num_codes[q] - 1.
 

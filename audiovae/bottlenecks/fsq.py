@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from audiovae.bottlenecks.base import Bottleneck, check_codes, check_finite
+from audiovae.bottlenecks.base import Bottleneck, check_codes, check_finite, check_some
 from audiovae.bottlenecks.search import usage
 from audiovae.config import Config
 from audiovae.errors import ConfigError
@@ -70,6 +70,7 @@ class FiniteScalarQuantizer(Bottleneck):
 
     def forward(self, h: Tensor) -> Latent:
         bounded = self._bound(h)
+        check_some("FiniteScalarQuantizer", h)
         digits = bounded.detach().round()
         z = (bounded + (digits - bounded).detach()) / self._half
         codes = self._number(digits)

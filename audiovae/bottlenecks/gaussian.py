@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from audiovae.bottlenecks.base import Bottleneck, check_finite
+from audiovae.bottlenecks.base import Bottleneck, check_finite, check_some
 from audiovae.config import Config
 from audiovae.shapes import Latent, check
 
@@ -52,6 +52,7 @@ class Gaussian(Bottleneck):
 
     def forward(self, h: Tensor) -> Latent:
         mean, log_variance = self._posterior(h)
+        check_some("Gaussian", h)
         z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
         with torch.no_grad():

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from audiovae.bottlenecks.base import Bottleneck, check_finite
+from audiovae.bottlenecks.base import Bottleneck, check_finite, check_some
 from audiovae.bottlenecks.vq import VectorQuantizer, VQConfig
 from audiovae.config import Config
 from audiovae.errors import ConfigError, ShapeError
@@ -56,6 +56,7 @@ class GroupedQuantizer(Bottleneck):
         self.dims = dims
 
     def forward(self, h: Tensor) -> Latent:
+        check_some("GroupedQuantizer", h)
         latents: list[Latent] = [part(group) for part, group in zip(self.parts, self._split(h), strict=True)]
         first = latents[0]
         return Latent(

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from audiovae.bottlenecks.base import Bottleneck, check_finite
+from audiovae.bottlenecks.base import Bottleneck, check_finite, check_some
 from audiovae.config import Config
 from audiovae.shapes import Latent, check
 
@@ -39,6 +39,7 @@ class Identity(Bottleneck):
 
     def forward(self, h: Tensor) -> Latent:
         check("Identity", h, self.channels_in, self.dims, letter="D")
+        check_some("Identity", h)
         return Latent(z=h, rate=h.new_zeros(len(h)))
 
     def encode(self, h: Tensor) -> Tensor:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiovae.bottlenecks import ranks
-from audiovae.bottlenecks.base import Bottleneck, check_codes, check_finite
+from audiovae.bottlenecks.base import Bottleneck, check_codes, check_finite, check_some
 from audiovae.bottlenecks.codebook import Codebook, CodebookConfig
 from audiovae.bottlenecks.gradients import CodebookLoss, StraightThrough
 from audiovae.bottlenecks.search import nearest, tally, usage
-from audiovae.errors import ConfigError, ShapeError
+from audiovae.errors import ConfigError
 from audiovae.shapes import Latent, check, rows, unrows
 
 COLLECT_PER_CODE = 32  # vectors k-means sees for each code, at most
@@ -107,8 +107,7 @@ class ResidualQuantizer(Bottleneck):
 
     def forward(self, h: Tensor) -> Latent:
         z_e = self._prepare(h)
-        if h.numel() == 0:
-            raise ShapeError(f"{type(self).__name__} wants at least one vector, got {tuple(h.shape)}.")
+        check_some(type(self).__name__, h)
         bypass = self.training and self._warm_up(z_e.detach())
         latent = self._quantize(h, z_e, self._draw_kept(h), learn=self.training and not bypass)
         if bypass:
@@ -153,7 +152,7 @@ class ResidualQuantizer(Bottleneck):
         owner = type(self).__name__
         check(owner, h, self.channels_in, self.dims, letter="D")
         check_finite(owner, h)
-        x = rows(h.to(self.collected.dtype))
+        x = rows(h.to(self.collected.dtype)).contiguous()  # one example alone would be a transposed view
         x = F.layer_norm(x, x.shape[1:]) if self.config.standardize else x
         return F.normalize(x, dim=1) if self.unit else x
 
