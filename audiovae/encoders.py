@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from audiovae.audio.features import LogMel
 from audiovae.config import Config
@@ -59,7 +60,14 @@ class StridedEncoder(nn.Module):
 class SpectralEncoder(nn.Module):
     """A waveform's log-mel frames, a few stacked to one latent step, through a ConvNeXt stack.
 
-    Shapes: x (B, 1, T) -> (B, channels_out, T / hop), hop = ``mel_hop`` * ``frames``.
+    Parameters
+    ----------
+    frames : log-mel frames to a latent step; hop = ``mel_hop`` * ``frames``.
+    mean_seconds : if not 0, every mel band is read relative to its mean over this stretch around it, which
+        takes the average timbre of voice and room off. A mean over a stretch, unlike one over the whole
+        recording (instance normalisation), keeps the receptive field finite: chunked = whole.
+
+    Shapes: x (B, 1, T) -> (B, channels_out, T / hop).
 
     >>> encoder = SpectralEncoder(16000, channels_out=64, width=32, depth=1)
     >>> encoder(torch.zeros(1, 1, 16000)).shape, encoder.hop
@@ -67,20 +75,26 @@ class SpectralEncoder(nn.Module):
     """
 
     def __init__(self, sample_rate: int, channels_out: int, n_fft: int = 640, mel_hop: int = 160,
-                 num_mels: int = 80, frames: int = 2, width: int = 256, depth: int = 4, kernel: int = 7):
+                 num_mels: int = 80, frames: int = 2, width: int = 256, depth: int = 4, kernel: int = 7,
+                 mean_seconds: float = 0.0):
         super().__init__()
         self.hop, self.frames = mel_hop * frames, frames
         self.mel = LogMel(sample_rate, n_fft=n_fft, hop=mel_hop, num_mels=num_mels)
+        self.reach = round(mean_seconds * sample_rate / mel_hop / 2)  # frames on either side
         self.into = nn.Linear(num_mels * frames, width)
         self.stack = ConvNeXtStack(1, width, depth, kernel=kernel)
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, channels_out)
-        self.field = compose(self.mel.field, Field.conv(frames, stride=frames), self.stack.field)
+        self.field = compose(self.mel.field, Field.conv(2 * self.reach + 1, padding=self.reach),
+                             Field.conv(frames, stride=frames), self.stack.field)
 
     def forward(self, x: Tensor) -> Tensor:
         check("SpectralEncoder", x, channels=1, dims=1)
         check_grid("SpectralEncoder", x, self.hop)
-        h = self.mel(x).transpose(1, 2)
+        mel = self.mel(x)
+        if self.reach:
+            mel = mel - F.avg_pool1d(mel, 2 * self.reach + 1, 1, self.reach, count_include_pad=False)
+        h = mel.transpose(1, 2)
         h = self.into(h.reshape(len(h), -1, self.into.in_features))
         return self.out(self.norm(self.stack(h))).transpose(1, 2)
 
@@ -108,12 +122,13 @@ class SpectralEncoderConfig(Config):
     width: int = 256
     depth: int = 4
     kernel: int = 7
+    mean_seconds: float = 0.0
 
     def build(self, data: DataSpec, channels_out: int) -> SpectralEncoder:
         if data.sample_rate is None or data.channels != 1:
             raise ConfigError(f"encoder 'spectral' wants mono audio, got {data}: take encoder 'strided'.")
         return SpectralEncoder(data.sample_rate, channels_out, self.n_fft, self.mel_hop, self.num_mels,
-                               self.frames, self.width, self.depth, self.kernel)
+                               self.frames, self.width, self.depth, self.kernel, self.mean_seconds)
 
 
 EncoderConfig = Annotated[SpectralEncoderConfig | StridedEncoderConfig, Discriminator("kind")]

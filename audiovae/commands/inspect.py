@@ -60,7 +60,7 @@ def audio_lines(path: Path) -> Iterator[str]:
 
 def code_lines(path: Path) -> Iterator[str]:
     codes = Codes.load(path)
-    yield (f"{path}: codes of {codes.seconds:.2f} s at {codes.sample_rate} Hz, {codes.kbps(path):.2f} kbit/s as "
+    yield (f"{path}: codes of {codes.seconds:.2f} s at {codes.sample_rate} Hz, {codes.kbps:.2f} kbit/s as "
            f"stored, {codes.nominal_kbps:.2f} without entropy coding")
     yield f"  model       {codes.fingerprint}"
     if codes.label is not None:

@@ -1,0 +1,128 @@
+"""audiovae evaluate: a codec measured on recordings, as a table, JSON and a page."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+from tqdm import tqdm
+
+from audiovae.audio.corpus import Corpus
+from audiovae.audio.io import read_audio
+from audiovae.codec import Codec
+from audiovae.commands.arguments import AUDIO, parse, report_failures
+from audiovae.errors import AudioError, AudiovaeError, CorpusError
+from audiovae.evaluate import Clip, Evaluation, evaluate
+from audiovae.files import Input, atomic_file, expand_inputs
+from audiovae.report import Report, draw_codes, draw_spectrograms, draw_usage
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure a model on recordings it was not trained on: quality, bit rate, use of codes, speed, memory.
+
+    Example: audiovae evaluate corpora/vctk --model runs/small -o evaluation
+
+    Writes evaluation.json and evaluation.html (with players and spectrograms) into the output folder.
+    PESQ and STOI come with: pip install 'audiovae[metrics]'
+    """
+
+    inputs: tyro.conf.Positional[tuple[str, ...]]
+    """A corpus made by `audiovae prepare`, or recordings, globs and folders."""
+    model: Path
+    """Checkpoint folder, training run or hub repository."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Folder for evaluation.json and evaluation.html (default: the table on screen only)."""
+    split: Literal["train", "valid", "test"] = "test"
+    """Part of a corpus to measure on."""
+    limit: int = 100
+    """Most recordings of a corpus to take, drawn at random; 0 for all."""
+    listen: int = 4
+    """How many recordings to put into the page."""
+    seed: int = 0
+    """Another seed draws other recordings."""
+    threads: int | None = None
+    """Processor threads (default: all cores)."""
+
+
+def main(argv: list[str]) -> int:
+    arguments = parse("evaluate", Arguments, argv)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    codec = Codec.from_pretrained(arguments.model)
+    heard: list[tuple[Clip, Tensor, Tensor]] = []
+
+    def listen(*pair: object) -> None:
+        if len(heard) < arguments.listen:
+            heard.append(pair)  # type: ignore[arg-type]
+
+    failed: list[tuple[Path, str]] = []
+    found = list(_clips(arguments))
+    clips = (clip for item in tqdm(found, unit="file", disable=None) if (clip := _opened(item, failed, len(found))))
+    result = evaluate(codec, clips, listen)
+    for table in (result.table(), result.codebooks(), result.costs()):
+        print(table.text(), end="\n\n")
+    if arguments.output is not None:
+        _write(arguments.output, arguments, codec, result, heard)
+        print(f"{len(result.rows)} recordings measured; evaluation.json and evaluation.html are in {arguments.output}.")
+    return report_failures("evaluate", failed, len(found), arguments.output)
+
+
+def _clips(arguments: Arguments) -> Iterator[Input | Clip]:
+    """The recordings to measure: drawn from a corpus, or files yet to be opened."""
+    for name in arguments.inputs:
+        if not (Path(name) / "corpus.json").exists():
+            yield from expand_inputs([name], AUDIO)
+            continue
+        corpus = Corpus.open(name)
+        utterances = corpus.utterances(arguments.split)
+        if not utterances:
+            raise CorpusError(f"corpus {name} has no {arguments.split} part; name another --split.")
+        order = np.random.default_rng(arguments.seed).permutation(len(utterances))
+        for index in sorted(order[:arguments.limit or len(order)]):
+            utterance = utterances[index]
+            yield Clip(utterance.id, torch.from_numpy(corpus.audio(utterance)), corpus.sample_rate, utterance.speaker)
+
+
+def _opened(item: Input | Clip, failed: list[tuple[Path, str]], total: int) -> Clip | None:
+    """The clip itself, or the file read; a file that cannot be is kept for the list, unless it is the only one."""
+    if isinstance(item, Clip):
+        return item
+    try:
+        wave, rate = read_audio(item.path)
+        if not wave.any():
+            raise AudioError(f"{item.path}: silent, every sample is 0.")
+        return Clip(str(item.relative), wave, rate)
+    except AudiovaeError as error:
+        if total == 1:
+            raise
+        failed.append((item.path, str(error)))
+        return None
+
+
+def _write(folder: Path, arguments: Arguments, codec: Codec, result: Evaluation,
+           heard: list[tuple[Clip, Tensor, Tensor]]) -> None:
+    tables = {"measures": result.table(), "codebooks": result.codebooks(), "costs": result.costs()}
+    values = {name: json.loads(table.json()) for name, table in tables.items()}
+    values["recordings"] = [{"name": n} | row for n, row in zip(result.names, result.rows, strict=True)]
+    with atomic_file(folder / "evaluation.json") as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n")
+    report = Report("Evaluation", lead=f"{arguments.model} on {len(result.rows)} recordings, "
+                                       f"{result.seconds / 60:.1f} minutes.")
+    for table in tables.values():
+        report.table(table)
+    report.figure("Use of the codes, most frequent first", draw_usage(result.counts))
+    for clip, source, estimate in heard:
+        report.section(clip.name)
+        report.audio("source", source, codec.sample_rate)
+        report.audio("reconstruction", estimate, codec.sample_rate)
+        report.figure("Source and reconstruction",
+                      draw_spectrograms({"source": source, "reconstruction": estimate}, codec.sample_rate))
+        codes = codec.encode(source, codec.sample_rate, clip.speaker if clip.speaker in codec.speakers else None)
+        report.figure("Codes", draw_codes(codes.levels[0], codec.num_codes, codec.hop / codec.sample_rate))
+    report.write(folder / "evaluation.html")

@@ -1,0 +1,132 @@
+"""What a codec does to recordings, in numbers: quality, rate, use of the codes, speed and memory.
+
+Each recording is encoded, decoded and compared with itself at the codec's rate; a mean over recordings
+comes with its 95 % interval. Speed is of this machine and this number of threads, so compare in one run.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audiovae import metrics
+from audiovae.audio.resample import resample
+from audiovae.codec import Codec, mono
+from audiovae.errors import AudioError
+from audiovae.metrics import Interval, Stopwatch
+from audiovae.report import Table
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A recording to judge: name, waveform (T,) or (C, T), Hz, and its training speaker where known."""
+
+    name: str
+    waveform: Tensor
+    sample_rate: int
+    speaker: str | None = None
+
+
+@dataclass
+class Evaluation:
+    """Measures of each recording, counts of the codes, and costs.
+
+    rows : one dict a recording: measure -> value, None where it could not be judged.
+    counts : for each quantizer how often each of its K codes was used, (K,) int64.
+    encode, decode : time spent; seconds : audio done.
+    """
+
+    names: list[str] = field(default_factory=list)
+    rows: list[dict[str, float | None]] = field(default_factory=list)
+    counts: tuple[np.ndarray, ...] = ()
+    seconds: float = 0.0
+    encode: Stopwatch = field(default_factory=Stopwatch)
+    decode: Stopwatch = field(default_factory=Stopwatch)
+
+    def interval(self, measure: str) -> Interval | None:
+        """Mean and 95 % interval of a measure over the recordings it could judge; None if there are none."""
+        values = [row[measure] for row in self.rows if row[measure] is not None]
+        return metrics.mean_interval(values) if values else None
+
+    def table(self) -> Table:
+        """Every measure with its mean over recordings and how many it judged."""
+        rows = []
+        for measure in self.rows[0]:
+            interval = self.interval(measure)
+            rows.append((measure, None if interval is None else str(interval), interval.count if interval else 0))
+        return Table(("measure", "mean ± 95 % interval", "recordings"), rows)
+
+    def codebooks(self) -> Table:
+        """Use of each quantizer's codes over all the recordings."""
+        rows = [(stage, len(c), metrics.usage(c), metrics.perplexity(c)) for stage, c in enumerate(self.counts)]
+        return Table(("quantizer", "codes", "share used", "perplexity"), rows)
+
+    def costs(self) -> Table:
+        """Speed over all the recordings, with the number of threads, and the process's memory."""
+        return Table(("cost", "value"), [
+            ("audio, s", f"{self.seconds:.1f}"),
+            ("threads", f"{torch.get_num_threads()}"),
+            ("encode, × real time", f"{self.encode.times_real_time(self.seconds):.0f}"),
+            ("decode, × real time", f"{self.decode.times_real_time(self.seconds):.0f}"),
+            ("peak memory of the process, MB", f"{metrics.peak_memory() / 1e6:.0f}")])
+
+
+def measures(sample_rate: int) -> dict[str, Measure]:
+    """All measures of a reconstruction against its source, (T,) and (T,) to a number, by name and unit.
+
+    >>> list(measures(16000))[:2]
+    ['SI-SDR, dB', 'log-mel distance, dB']
+    """
+    return {
+        "SI-SDR, dB": metrics.si_sdr,
+        "log-mel distance, dB": partial(metrics.log_mel_distance, sample_rate=sample_rate),
+        "multi-resolution STFT distance": metrics.stft_distance,
+        "spectral convergence, dB": metrics.spectral_convergence,
+        "PESQ-wb, MOS-LQO": partial(metrics.pesq_wb, sample_rate=sample_rate),
+        "STOI": partial(metrics.stoi, sample_rate=sample_rate),
+    }
+
+
+def evaluate(codec: Codec, clips: Iterable[Clip], listen: Callable[[Clip, Tensor, Tensor], None] | None = None
+             ) -> Evaluation:
+    """Encode, decode and measure recordings; ``listen(clip, source, result)`` may keep some for the ear.
+
+    Raises AudioError if there is no recording, ExtraError without the extra ``metrics``.
+    """
+    result = Evaluation()
+    judges = measures(codec.sample_rate)
+    for clip in clips:
+        source = resample(mono(clip.waveform), clip.sample_rate, codec.sample_rate)
+        speaker = clip.speaker if clip.speaker in codec.speakers else None
+        if speaker is None and codec.speakers:
+            speaker = codec.closest_speaker(source)
+        with result.encode:
+            codes = codec.encode(source, codec.sample_rate, speaker)
+        with result.decode:
+            estimate = codec.decode(codes)
+        row: dict[str, float | None] = {"rate, kbit/s": codes.kbps}
+        row |= {name: _judged(judge, estimate, source) for name, judge in judges.items()}
+        counts = metrics.code_counts(codes.levels[0], codec.num_codes)
+        result.counts = tuple(a + b for a, b in zip(result.counts, counts, strict=True)) if result.rows else counts
+        result.names.append(clip.name)
+        result.rows.append(row)
+        result.seconds += codes.seconds
+        if listen is not None:
+            listen(clip, source, estimate)
+    if not result.rows:
+        raise AudioError("evaluate: no recording to judge.")
+    return result
+
+
+def _judged(judge: Measure, estimate: Tensor, source: Tensor) -> float | None:
+    """The measure, or None where it cannot judge this recording (too short, or without speech)."""
+    try:
+        return float(judge(estimate, source))
+    except AudioError:
+        return None
+
