@@ -155,7 +155,9 @@ def test_a_newer_version_asks_for_a_newer_audiovae(small):
 
 
 @pytest.mark.parametrize("facts", [
-    {"sample_rate": 0}, {"sample_rate": "16000"}, {"hops": [64, 128]}, {"hops": []}, {"hops": 64},
+    {"sample_rate": 0}, {"sample_rate": "16000"}, {"hops": [64, 128]}, {"hops": [0]}, {"hops": [2**20 + 1]},
+    {"hops": [4, 6], "num_codes": [[16, 16], [16]]}, {"hops": [8, 4], "num_codes": [[16, 16], [16]]},
+    {"hops": []}, {"hops": 64},
     {"num_codes": [[65537]]}, {"num_codes": [[]]}, {"num_codes": [[16] * 65]}, {"label": 3}, {"more": 1},
 ])
 def test_a_header_that_cannot_be_is_refused_even_when_its_checksum_fits(small, facts):
@@ -165,6 +167,20 @@ def test_a_header_that_cannot_be_is_refused_even_when_its_checksum_fits(small, f
     path.write_bytes(front + struct.pack("<I", crc32(front)) + data[data.index(b"}") + 5:])
     with pytest.raises(CodeFileError):
         Codes.load(path)
+
+
+@pytest.mark.parametrize("num_codes", [2, 3, 1000])
+def test_a_forged_packet_decodes_to_nothing(num_codes):
+    """Were the checksums made anew over any bytes, the coder would still not raise, hang or invent codes."""
+    rng = np.random.default_rng(0)
+    header = random_codes(num_codes=((num_codes,) * 2,)).header
+    for _ in range(1000):
+        words = rng.integers(0, 2**32, rng.integers(0, 20), dtype=np.uint32).tobytes()
+        steps = struct.pack("<I", int(rng.integers(0, 3000)))
+        assert file._Packets(header).decode(steps + rng.bytes(2) + words + rng.bytes(4)) is None
+        choices = bytes(rng.integers(0, 8, 2).tolist())
+        assert file._Packets(header).decode(steps + choices + words + rng.bytes(4)) is None
+        assert file._Packets(header).decode(rng.bytes(int(rng.integers(0, 60)))) is None
 
 
 class Bomb:

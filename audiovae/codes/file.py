@@ -11,7 +11,6 @@ codes alone, not on how they were cut when written. Nothing is ever unpickled.
 """
 
 import hashlib
-import math
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -218,7 +217,7 @@ class _Packets:
         self.num_codes = header.num_codes
         self.models = [[CountingModel(k) for k in sizes] for sizes in header.num_codes]
         self.last = 0
-        unit = math.lcm(*header.hops)  # of packets that end at the same sample in every level
+        unit = header.hops[-1]  # a packet ends at the same sample in every level
         span = max(1, STEPS * header.hops[0] // unit) * unit
         self.steps = tuple(span // hop for hop in header.hops)
 

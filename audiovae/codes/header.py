@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from audiovae.errors import CodeFileError, ShapeError
 MAX_CODES = 2**16  # the coder's probabilities are multiples of 2^-24: more codes would leave too few each
 MAX_QUANTIZERS = 64
 MAX_LEVELS = 16
+MAX_HOP = 2**20  # these bound what a hostile header can make a reader allocate
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class CodeHeader:
     Parameters
     ----------
     sample_rate : Hz of the waveform the codes stand for.
-    hops : samples per latent step of each level, level 0 the fastest.
+    hops : samples per latent step of each level, level 0 the fastest, each a multiple of the one before.
     num_codes : for each level the K of each of its Q quantizers.
     fingerprint : of the model that made the codes, the only one that can decode them.
     label : name of the speaker or class the decoder is told; None where it is told none.
@@ -45,8 +47,9 @@ class CodeHeader:
         if not 1 <= len(self.hops) == len(self.num_codes) <= MAX_LEVELS:
             raise CodeFileError(f"codes want a hop and a list of codebook sizes for 1 to {MAX_LEVELS} "
                                 f"levels, got hops {self.hops} and num_codes {self.num_codes}.")
-        if not all(_whole(hop, 1, 2**31) for hop in self.hops) or list(self.hops) != sorted(self.hops):
-            raise CodeFileError(f"codes want hops in samples from the lowest (level 0) up, got {self.hops}.")
+        if not all(_whole(hop, 1, MAX_HOP) for hop in self.hops) or any(b % a for a, b in pairwise(self.hops)):
+            raise CodeFileError(f"codes want hops of 1 to {MAX_HOP} samples, level 0 the lowest and each a multiple "
+                                f"of the one before, got {self.hops}.")
         for sizes in self.num_codes:
             if not 1 <= len(sizes) <= MAX_QUANTIZERS or not all(_whole(k, 1, MAX_CODES) for k in sizes):
                 raise CodeFileError(f"codes want 1 to {MAX_QUANTIZERS} quantizers of 1 to {MAX_CODES} codes "
