@@ -1,0 +1,31 @@
+"""Shared by all tests and doctests: one seed, so that a failure repeats; a small corpus of real layout.
+
+One thread each: the models are small, and a second thread would only wait for the first.
+"""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes that tests start
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from audiovae.audio.example import example_corpus  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _doctest_names(doctest_namespace):
+    doctest_namespace["torch"] = torch
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus() -> Path:
+    """A prepared corpus of two made-up speakers, twenty short recordings."""
+    return Path(example_corpus())
