@@ -1,3 +1,20 @@
 """audiovae: audio and music VAEs, from files to codes and back, on one shared core."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from audiovae.codec import Codec
+    from audiovae.codes import Codes
+
 __version__ = "0.1.0"
+__all__ = ["Codec", "Codes", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is heavy only when it is asked for, so that the command line starts at once."""
+    import importlib
+
+    homes = {"Codec": "audiovae.codec", "Codes": "audiovae.codes"}
+    if name not in homes:
+        raise AttributeError(f"module 'audiovae' has no attribute '{name}'")
+    return getattr(importlib.import_module(homes[name]), name)

@@ -100,7 +100,8 @@ def write_report(folder: Path, corpus: Corpus, utterance: Utterance) -> None:
     page.text(f"{codes.levels[0].shape[1]} steps of {codec.hop / codec.sample_rate * 1000:.0f} ms, "
               f"{' × '.join(map(str, codec.num_codes))} codes: {codes.nominal_kbps:.2f} kbit/s, in a file of "
               f"{(folder / 'source.codes').stat().st_size} bytes.")
-    page.figure("The codes of the sentence", draw_codes(codes.levels[0], codec.num_codes, codec.hop / codec.sample_rate))
+    page.figure("The codes of the sentence",
+                draw_codes(codes.levels[0], codec.num_codes, codec.hop / codec.sample_rate))
 
     page.section("Measures on unseen sentences")
     clips = (Clip(u.id, torch.from_numpy(corpus.audio(u)), corpus.sample_rate, u.speaker)
