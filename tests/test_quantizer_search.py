@@ -63,7 +63,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("train", [False, True])
 def test_no_tensor_of_n_times_k_is_ever_made(train):
     torch.set_num_threads(1)
-    n, num_codes, dim = 8192, 2048, 8
+    n, num_codes, dim = 16384, 2048, 8
     vq = VQConfig(num_codes=num_codes, dim=dim).build(dims=1)
     vq.step.fill_(1)
     h = torch.randn(2, dim, n // 2, requires_grad=True)

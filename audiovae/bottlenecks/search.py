@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Scores alive at once on each thread: 2 MiB, about its L2 cache. Half would do on a quiet machine, but
-# threads meet after every block, and on a busy one each meeting waits for whoever was sent away.
-BLOCK_SCORES = 1 << 19
+# Scores alive at once on each thread: 4 MiB, which stay in cache. A quarter would do on a quiet machine, but
+# threads meet several times a block, and on a busy one each meeting waits for a thread that was sent away.
+BLOCK_SCORES = 1 << 20
 BLOCK_SCORES_ELSEWHERE = 1 << 26  # accelerators want few, large kernels
 RUNS, RUN_WIDTH = 16, 32  # a row of scores is first reduced over at most 16 runs of at least 32 codes
 
