@@ -7,7 +7,7 @@ BIN := .venv/bin
 
 .PHONY: test demo lint clean
 test: .venv/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 demo: .venv/.demo
 	@$(BIN)/python recipes/demo/demo.py demo

@@ -109,7 +109,7 @@ def evaluate(codec: Codec, clips: Iterable[Clip], listen: Callable[[Clip, Tensor
             codes = codec.encode(source, codec.sample_rate, speaker)
         with result.decode:
             estimate = codec.decode(codes)
-        row: dict[str, float | None] = {"rate, kbit/s": codes.kbps}
+        row: dict[str, float | None] = {"code file, kbit/s": codes.kbps, "codes alone, kbit/s": round(codes.nominal_kbps, 6)}
         row |= {name: _judged(judge, estimate, source) for name, judge in judges.items()}
         counts = metrics.code_counts(codes.levels[0], codec.num_codes)
         result.counts = tuple(a + b for a, b in zip(result.counts, counts, strict=True)) if result.rows else counts

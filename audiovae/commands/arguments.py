@@ -1,7 +1,10 @@
 """What the commands share: reading arguments, running over many files, saying what went wrong."""
 
+import io
+import re
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,7 +12,7 @@ import tyro
 from tqdm import tqdm
 
 from audiovae.audio.io import AUDIO_SUFFIXES
-from audiovae.errors import AudiovaeError, OutputError
+from audiovae.errors import AudiovaeError, ConfigError, OutputError
 from audiovae.files import Input, atomic_file, expand_inputs
 
 T = TypeVar("T")
@@ -19,8 +22,21 @@ CODES = (".codes", ".npz")
 
 
 def parse(command: str, arguments: type[T], argv: list[str]) -> T:
-    """Read ``argv`` into the dataclass ``arguments``, whose docstring is the help text."""
-    return tyro.cli(arguments, prog=f"audiovae {command}", args=argv)
+    """Read ``argv`` into the dataclass ``arguments``, whose docstring is the help text.
+
+    Raises ConfigError, in one line, where the command line does not fit.
+    """
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(arguments, prog=f"audiovae {command}", args=argv)
+    except SystemExit as end:
+        if not end.code:
+            raise  # --help
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())  # without colours
+    boxed = [line.strip("│ ") for line in plain.splitlines() if line.startswith("│")]
+    reason = " ".join(" ".join(boxed or plain.split()).split()).split(" For full helptext")[0]
+    raise ConfigError(f"{reason}; see `audiovae {command} --help`.")
 
 
 def outputs(found: list[Input], output: Path | None, suffix: str, tag: str = "") -> list[Path]:

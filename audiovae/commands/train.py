@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from audiovae.commands.arguments import parse
 from audiovae.config import from_dict, merge, read
 from audiovae.errors import ConfigError
 from audiovae.run import resumed_experiment
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         tyro.cli(tyro.conf.AvoidSubcommands[Help], prog="audiovae train", args=["--help"])
     known, settings = _split(argv)
-    arguments = tyro.cli(Arguments, prog="audiovae train", args=known)
+    arguments = parse("train", Arguments, known)
     if arguments.resume is not None:
         folder = arguments.resume
         values = merge(resumed_experiment(folder), settings)

@@ -1,0 +1,177 @@
+"""The codec: chunked = whole, batch = one by one, the exact length, and nothing from another model."""
+
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from audiovae.bottlenecks import RVQConfig
+from audiovae.codec import Codec
+from audiovae.decoders import SpectralDecoderConfig, StridedDecoderConfig
+from audiovae.encoders import SpectralEncoderConfig, StridedEncoderConfig
+from audiovae.errors import AudioError, CheckpointError, CodeFileError, LabelError, ShapeError
+from audiovae.models import AutoencoderConfig
+from audiovae.shapes import Condition, DataSpec
+
+RATE = 8000
+PARTS = {
+    "spectral": (SpectralEncoderConfig(n_fft=128, mel_hop=32, num_mels=12, width=16, depth=2),
+                 SpectralDecoderConfig(hop=64, n_fft=128, width=16, depth=2)),
+    "mean taken off": (SpectralEncoderConfig(n_fft=128, mel_hop=32, num_mels=12, width=16, depth=1, mean_seconds=0.5),
+                       SpectralDecoderConfig(hop=64, n_fft=256, width=16, depth=1)),
+    "strided": (StridedEncoderConfig(strides=(4, 4, 4), width=8, depth=2),
+                StridedDecoderConfig(strides=(4, 4, 4), width=8, depth=2)),
+}
+
+
+def build(name, labels=("anna", "bert", "carl")):
+    """A random model whose codebooks are drawn from its own latents, so that many codes are used."""
+    torch.manual_seed(1)
+    encoder, decoder = PARTS[name]
+    model = AutoencoderConfig(encoder=encoder, decoder=decoder, condition_dim=4 if labels else 0,
+                              bottleneck=RVQConfig(num_codes=16, num_quantizers=2, dim=6)).build(
+        DataSpec(1, 1, RATE, labels))
+    with torch.no_grad():
+        for _ in range(3):
+            model.train()(torch.randn(4, 1, 64 * 50))
+    return model.eval()
+
+
+@pytest.fixture(params=PARTS)
+def codec(request):
+    codec = Codec(build(request.param))
+    codec.block = 20  # many blocks in a short recording
+    return codec
+
+
+@pytest.fixture
+def small():
+    return Codec(build("spectral"))
+
+
+def test_cut_anywhere_gives_the_codes_and_the_sound_of_the_whole(codec):
+    wave = torch.randn(codec.hop * 137)
+    whole = codec.model.encode(wave[None, None])[0]
+    sound = codec.model.decode(whole[None], Condition(torch.tensor([1])))[0, 0]
+    assert len(whole.unique()) > 8
+    for ends in ([], [1], [codec.hop * 20, codec.hop * 40], [333, 334, 5000], list(range(0, len(wave), 700))):
+        pieces = [wave[a:b] for a, b in pairwise([0, *ends, len(wave)])]
+        blocks = list(codec.encode_stream(pieces))
+        assert np.array_equal(np.concatenate(blocks, axis=1), whole.numpy())
+        parts = np.array_split(whole.numpy(), len(ends) + 1, axis=1)
+        decoded = torch.cat(list(codec.decode_stream(parts, lambda: len(wave), "bert")))
+        torch.testing.assert_close(decoded, sound, atol=1e-5, rtol=0)
+
+
+def test_a_batch_is_its_recordings_one_by_one(codec):
+    waves = torch.randn(5, 1, codec.hop * 30)
+    with torch.no_grad():
+        batch = codec.model.encode(waves)
+        sounds = codec.model.decode(batch)
+    for wave, codes, sound in zip(waves, batch, sounds, strict=True):
+        assert torch.equal(codec.model.encode(wave[None])[0], codes)
+        torch.testing.assert_close(codec.model.decode(codes[None])[0], sound, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rest", [0, 1, 31, 63])
+def test_decoded_is_exactly_as_long_as_encoded(codec, rest):
+    wave = torch.randn(codec.hop * 41 + rest)
+    codes = codec.encode(wave, RATE, "anna")
+    assert codes.levels[0].shape == (2, -(-len(wave) // codec.hop))
+    assert codec.decode(codes).shape == wave.shape
+
+
+def test_codes_survive_their_file(small, tmp_path):
+    codes = small.encode(torch.randn(6000), RATE)
+    codes.save(tmp_path / "a.codes")
+    again = type(codes).load(tmp_path / "a.codes")
+    assert torch.equal(small.decode(again), small.decode(codes))
+
+
+def test_rates_channels_and_types(small):
+    wave = np.random.default_rng(0).standard_normal((2, 44100))
+    codes = small.encode(wave, 44100, "anna")
+    assert codes.num_samples == RATE
+    assert np.array_equal(small.encode(torch.from_numpy(wave.mean(0)), 44100, "anna").levels[0], codes.levels[0])
+
+
+def test_the_closest_speaker_is_found():
+    """Voices that differ by construction: the decoder's own sound of a speaker is nearest to that speaker."""
+    model = build("spectral")
+    with torch.no_grad():
+        for name, value in model.decoder.named_parameters():
+            if "film" in name:
+                value.normal_(std=0.5)
+    codec = Codec(model)
+    for speaker in codec.speakers:
+        wave = codec.decode(codec.encode(torch.randn(RATE * 2), RATE, speaker))
+        z = model.bottleneck.decode(model.encode(wave[None, None]))
+        voices = [model.decoder(z, model.embedding(Condition(torch.tensor([i])), 1)) for i in range(3)]
+        assert not torch.allclose(voices[0], voices[1], atol=1e-3)
+        assert codec.closest_speaker(model.decode(model.encode(wave[None, None]), codec.condition(speaker))[0, 0]) \
+            in codec.speakers
+        assert codec.encode(wave, RATE).label == codec.closest_speaker(wave)
+
+
+def test_codes_of_another_model_are_refused(small):
+    codes = small.encode(torch.randn(4000), RATE, "anna")
+    with pytest.raises(CodeFileError, match="not of model"):
+        Codec(build("strided")).decode(codes)
+
+
+def test_bad_input_is_a_typed_error(small):
+    with pytest.raises(AudioError, match="NaN"):
+        small.encode(torch.full((4000,), float("nan")), RATE)
+    with pytest.raises(AudioError, match="shorter than one latent step"):
+        small.encode(torch.randn(63), RATE)
+    with pytest.raises(ShapeError, match="floating point"):
+        small.encode(torch.zeros(4000, dtype=torch.int16), RATE)
+    for shape in ((0,), (4000, 2), (1, 2, 4000)):
+        with pytest.raises(ShapeError):
+            small.encode(torch.zeros(shape), RATE)
+    with pytest.raises(LabelError, match="nearest: anna"):
+        small.encode(torch.randn(4000), RATE, speaker="ana")
+    with pytest.raises(LabelError, match="not told who speaks"):
+        Codec(build("strided", labels=())).encode(torch.randn(4000), RATE, "anna")
+
+
+def test_a_model_without_codes_is_no_codec():
+    from audiovae.bottlenecks import GaussianConfig
+
+    encoder, decoder = PARTS["strided"]
+    model = AutoencoderConfig(encoder=encoder, decoder=decoder, bottleneck=GaussianConfig(dim=4)).build(
+        DataSpec(1, 1, RATE))
+    with pytest.raises(CheckpointError, match="discrete bottleneck"):
+        Codec(model)
+
+
+MEMORY = """
+import sys, numpy as np, soundfile, torch
+from pathlib import Path
+from audiovae.audio.io import AudioWriter
+from audiovae.codec import Codec
+from audiovae.metrics import peak_memory
+from audiovae.transcode import decode_file, encode_file
+sys.path.insert(0, "tests")
+from test_codec import RATE, build
+folder, minutes = Path(sys.argv[1]), int(sys.argv[2])
+with AudioWriter(folder / "in.wav", RATE) as writer:
+    for i in range(minutes * 6):
+        writer.write(0.1 * torch.randn(10 * RATE))
+codec = Codec(build("spectral"))
+encode_file(codec, folder / "in.wav", folder / "a.codes", "anna")
+decode_file(codec, folder / "a.codes", folder / "out.wav")
+assert soundfile.info(folder / "out.wav").frames == minutes * 60 * RATE
+print(peak_memory())
+"""
+
+
+def test_a_long_recording_needs_no_more_memory_than_a_short_one(tmp_path):
+    def peak(minutes):
+        command = [sys.executable, "-c", MEMORY, str(tmp_path), str(minutes)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert peak(40) < 1.2 * peak(1)
