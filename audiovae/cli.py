@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return importlib.import_module(f"audiovae.commands.{name}").main(rest)
     except AudiovaeError as error:
-        print(f"audiovae: {name}: {error}", file=sys.stderr)
+        print(f"audiovae: {name}: {str(error).removeprefix(f'{name}: ')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"audiovae: {name}: interrupted.", file=sys.stderr)

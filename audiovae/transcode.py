@@ -9,7 +9,7 @@ from torch import Tensor
 from audiovae.audio.io import AudioWriter, stream_audio, write_audio
 from audiovae.codec import Codec
 from audiovae.codes import CodeReader, Codes, CodeWriter
-from audiovae.errors import AudioError
+from audiovae.errors import AudioError, OutputError
 
 LOOK_SECONDS = 30.0  # how far into a recording the voice that suits it best is looked for
 
@@ -51,6 +51,8 @@ class Recording:
 def encode_file(codec: Codec, source: Path, target: Path, speaker: str | None = None,
                 channel: int | None = None) -> str:
     """Encode a recording to a code file (.codes, .npz or .npy by suffix); a sentence on what was written."""
+    if target.suffix not in (".codes", ".npz", ".npy"):
+        raise OutputError(f"{target}: codes are written as .codes, .npz or .npy, not as '{target.suffix}'.")
     recording = Recording(source, codec, channel)
     if speaker is None and codec.speakers:
         speaker = codec.closest_speaker(recording.head())

@@ -4,7 +4,7 @@ import io
 import re
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,13 +12,15 @@ import tyro
 from tqdm import tqdm
 
 from audiovae.audio.io import AUDIO_SUFFIXES
-from audiovae.errors import AudiovaeError, ConfigError, OutputError
+from audiovae.errors import AudioError, AudiovaeError, ConfigError, OutputError
 from audiovae.files import Input, atomic_file, expand_inputs
 
 T = TypeVar("T")
+Failures = list[tuple[Path, str]]
 
 AUDIO = AUDIO_SUFFIXES
 CODES = (".codes", ".npz")
+WRITTEN = (*AUDIO, *CODES, ".npy")
 
 
 def parse(command: str, arguments: type[T], argv: list[str]) -> T:
@@ -33,10 +35,38 @@ def parse(command: str, arguments: type[T], argv: list[str]) -> T:
     except SystemExit as end:
         if not end.code:
             raise  # --help
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())  # without colours
-    boxed = [line.strip("│ ") for line in plain.splitlines() if line.startswith("│")]
-    reason = " ".join(" ".join(boxed or plain.split()).split()).split(" For full helptext")[0]
-    raise ConfigError(f"{reason}; see `audiovae {command} --help`.")
+    raise ConfigError(f"{_one_line(said.getvalue())}; see `audiovae {command} --help`.")
+
+
+def _one_line(boxed: str) -> str:
+    """What tyro says in a box, without its frame, title, colours and the help it quotes."""
+    lines = [line.strip("│| ") for line in re.sub(r"\x1b\[[0-9;]*m", "", boxed).splitlines()]
+    text = "\n".join(line for line in lines if not re.match(r"[╭╰]|\+-", line))
+    parts = [" ".join(part.split()) for part in re.split(r"^[─-]{5,}$", text, flags=re.M)]
+    dropped = re.compile(r"[A-Za-z ]*$|Argument helptext|For full helptext")  # the first of these is a title
+    return "; ".join(part.rstrip(".") for part in parts if not dropped.match(part))
+
+
+def find(inputs: tuple[str, ...], suffixes: tuple[str, ...],
+         whole: Callable[[Path], bool] = lambda path: False) -> tuple[list[Input], Failures]:
+    """The files that ``inputs`` name, each once, and the inputs that name none, with the reason.
+
+    A folder that is ``whole``, such as a corpus, is taken as it is. Raises ConfigError where nothing is
+    named, and the reason itself where it is the only input.
+    """
+    if not inputs or "" in inputs:
+        raise ConfigError("no input: name files, globs or folders (an empty name is none).")
+    found: dict[Path, Input] = {}
+    failed: Failures = []
+    for name in inputs:
+        try:
+            for item in [Input(Path(name), Path(name))] if whole(Path(name)) else expand_inputs([name], suffixes):
+                found.setdefault(item.path.resolve(), item)
+        except AudioError as error:
+            if len(inputs) == 1:
+                raise
+            failed.append((Path(name), str(error)))
+    return list(found.values()), failed
 
 
 def outputs(found: list[Input], output: Path | None, suffix: str, tag: str = "") -> list[Path]:
@@ -48,59 +78,82 @@ def outputs(found: list[Input], output: Path | None, suffix: str, tag: str = "")
     names = [item.relative.with_name(item.relative.stem + tag + suffix) for item in found]
     if output is None:
         return [item.path.with_name(name.name) for item, name in zip(found, names, strict=True)]
-    single = len(found) == 1 and found[0].relative == Path(found[0].path.name)
-    if single and not tag and output.suffix and not output.is_dir():
+    single = len(found) == 1 and found[0].relative == Path(found[0].path.name) and not tag
+    if single and output.suffix and not output.is_dir():
         return [output]
+    if output.is_file() or (output.suffix in WRITTEN and not output.is_dir()):
+        raise OutputError(f"{output} is one file, but several are to be written: name a folder.")
     return [output / name for name in names]
 
 
 def over_files(command: str, inputs: tuple[str, ...], output: Path | None, suffix: str,
-               suffixes: tuple[str, ...], process: Callable[[Path, Path], str], tag: str = "") -> int:
-    """Run ``process(source, target)`` on every input; a bad one is listed at the end, the rest goes on.
+               suffixes: tuple[str, ...], process: Callable[..., str], tags: tuple[str, ...] = ("",)) -> int:
+    """Run ``process(source, *targets)``, a target for each of ``tags``, on every input; bad ones are listed at the end.
 
     ``process`` returns a sentence on what it wrote. With one input its error is the command's own; with
     several the failures are printed, written to ``failed.tsv`` in the output folder, and the exit code is 2.
     """
-    found = expand_inputs(inputs, suffixes)
-    targets = outputs(found, output, suffix, tag)
-    target_of = {item.path: target for item, target in zip(found, targets, strict=True)}
-    source_of = {target: path for path, target in target_of.items()}
-    for path, target in target_of.items():
-        if source_of[target] != path:
-            raise OutputError(f"{path} and {source_of[target]} would both be written to {target}: run them "
+    found, failed = find(inputs, suffixes)
+    columns = [outputs(found, output, suffix, tag) for tag in tags]
+    targets_of = {item.path: row for item, row in zip(found, zip(*columns, strict=True), strict=True)}
+    source_of = {row[0]: path for path, row in targets_of.items()}
+    for path, row in targets_of.items():
+        if source_of[row[0]] != path:
+            raise OutputError(f"{path} and {source_of[row[0]]} would both be written to {row[0]}: run them "
                               "apart or rename one.")
-    said, failed = attempt(found, lambda item: process(item.path, target_of[item.path]))
-    if len(found) == 1:
+
+    def work(item: Input) -> str:
+        for target in targets_of[item.path]:
+            _keep(item.path, target, named=output is not None)
+        return process(item.path, *targets_of[item.path])
+
+    alone = len(found) + len(failed) == 1
+    said, bad = attempt(found, work, alone)
+    if alone:
         print(said[0])
     else:
         where = f"to {output}" if output is not None else "beside their sources"
-        print(f"{len(said)} of {len(found)} files written {where}.")
-    return report_failures(command, failed, len(found), output)
+        print(f"{len(said)} of {len(found) + len(failed)} files written {where}.")
+    return report_failures(command, failed + bad, len(found) + len(failed), output)
 
 
-def attempt(found: list[Input], work: Callable[[Input], T]) -> tuple[list[T], list[tuple[Path, str]]]:
+def _keep(source: Path, target: Path, named: bool) -> None:
+    """Refuse to write over the source, or over a recording beside it that nobody named: the original, perhaps."""
+    if target.exists() and target.samefile(source):
+        raise OutputError(f"{target} is the source itself: name another output.")
+    if not named and target.suffix in AUDIO and target.exists():
+        raise OutputError(f"{target} is there already: name it with -o to have it replaced.")
+
+
+def attempt(found: list[Input], work: Callable[[Input], T], alone: bool) -> tuple[list[T], Failures]:
     """What ``work`` gives for each input, and the inputs it failed on with the reason; a bar shows progress.
 
-    With one input its error is raised.
+    With an input that is ``alone`` its error is raised.
     """
     done: list[T] = []
-    failed: list[tuple[Path, str]] = []
+    failed: Failures = []
     for item in tqdm(found, unit="file", disable=None):
         try:
             done.append(work(item))
         except AudiovaeError as error:
-            if len(found) == 1:
+            if alone:
                 raise
             failed.append((item.path, str(error)))
     return done, failed
 
 
-def report_failures(command: str, failed: list[tuple[Path, str]], total: int, output: Path | None) -> int:
-    """List what failed on stderr and, where there is an output folder, in ``failed.tsv``; the exit code."""
+def report_failures(command: str, failed: Failures, total: int, output: Path | None) -> int:
+    """List what failed on stderr and, where there is an output folder, in ``failed.tsv``; the exit code.
+
+    Where nothing failed, the list that an earlier run left is removed.
+    """
     if not failed:
+        if output is not None:
+            with suppress(OSError):  # no folder, or none that can be changed: then no list of ours
+                (output / "failed.tsv").unlink()
         return 0
     for path, reason in failed:
-        print(f"  {path}: {reason}", file=sys.stderr)
+        print(f"  {reason}" if str(path) in reason else f"  {path}: {reason}", file=sys.stderr)
     listed = ""
     if output is not None:
         with atomic_file(output / "failed.tsv") as temporary:

@@ -9,6 +9,7 @@ import tyro
 from audiovae.codec import Codec
 from audiovae.commands.arguments import AUDIO, over_files, parse
 from audiovae.convert import check_target, convert_file
+from audiovae.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,17 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     arguments = parse("convert", Arguments, argv)
+    if not arguments.to:
+        raise ConfigError("--to names no speaker; `audiovae inspect MODEL` lists them.")
     codec = Codec.from_pretrained(arguments.model)
     for target in arguments.to:
         check_target(codec, target)
-    several = len(arguments.to) > 1 or arguments.output is None
-    worst = 0
-    for speaker in arguments.to:
+    speakers = tuple(dict.fromkeys(arguments.to))
+    several = len(speakers) > 1 or arguments.output is None
 
-        def process(source: Path, target: Path, speaker: str = speaker) -> str:
-            return convert_file(codec, source, target, speaker, arguments.channel)
+    def process(source: Path, *targets: Path) -> str:
+        return "\n".join(convert_file(codec, source, target, speaker, arguments.channel)
+                         for speaker, target in zip(speakers, targets, strict=True))
 
-        worst = max(worst, over_files("convert", arguments.inputs, arguments.output, f".{arguments.format}",
-                                      AUDIO, process, tag=f"-to-{speaker}" if several else ""))
-    return worst
+    return over_files("convert", arguments.inputs, arguments.output, f".{arguments.format}", AUDIO, process,
+                      tags=tuple(f"-to-{speaker}" for speaker in speakers) if several else ("",))

@@ -1,5 +1,6 @@
 """audiovae evaluate: a codec measured on recordings, as a table, JSON and a page."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,13 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from audiovae.audio.corpus import Corpus
-from audiovae.audio.io import read_audio
 from audiovae.codec import Codec
-from audiovae.commands.arguments import AUDIO, parse, report_failures
-from audiovae.errors import AudioError, AudiovaeError, CorpusError
+from audiovae.commands.arguments import AUDIO, Failures, find, parse, report_failures
+from audiovae.errors import AudiovaeError, ConfigError, CorpusError, OutputError
 from audiovae.evaluate import Clip, Evaluation, evaluate
-from audiovae.files import Input, atomic_file, expand_inputs
+from audiovae.files import Input, atomic_file
 from audiovae.report import Report, draw_codes, draw_spectrograms, draw_usage
+from audiovae.transcode import Recording
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     arguments = parse("evaluate", Arguments, argv)
+    if arguments.limit < 0:
+        raise ConfigError(f"--limit wants 0 (all) or more, got {arguments.limit}.")
+    if arguments.threads is not None and arguments.threads < 1:
+        raise ConfigError(f"--threads wants 1 or more, got {arguments.threads}.")
+    if arguments.output is not None and arguments.output.is_file():  # better told now than after the work
+        raise OutputError(f"{arguments.output} is a file: name a folder.")
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     codec = Codec.from_pretrained(arguments.model)
@@ -61,43 +68,44 @@ def main(argv: list[str]) -> int:
         if len(heard) < arguments.listen:
             heard.append(pair)  # type: ignore[arg-type]
 
-    failed: list[tuple[Path, str]] = []
-    found = list(_clips(arguments))
-    clips = (clip for item in tqdm(found, unit="file", disable=None) if (clip := _opened(item, failed, len(found))))
-    result = evaluate(codec, clips, listen)
+    found, failed = find(arguments.inputs, AUDIO, whole=_is_corpus)
+    items = [clip for item in found for clip in (_drawn(item.path, arguments) if _is_corpus(item.path) else [item])]
+    total = len(items) + len(failed)
+    clips = (clip for item in tqdm(items, unit="file", disable=None) if (clip := _opened(item, codec, failed, total)))
+    first = next(clips, None)
+    if first is None:
+        return report_failures("evaluate", failed, total, arguments.output)
+    result = evaluate(codec, itertools.chain([first], clips), listen)
     for table in (result.table(), result.codebooks(), result.costs()):
         print(table.text(), end="\n\n")
     if arguments.output is not None:
         _write(arguments.output, arguments, codec, result, heard)
         print(f"{len(result.rows)} recordings measured; evaluation.json and evaluation.html are in {arguments.output}.")
-    return report_failures("evaluate", failed, len(found), arguments.output)
+    return report_failures("evaluate", failed, total, arguments.output)
 
 
-def _clips(arguments: Arguments) -> Iterator[Input | Clip]:
-    """The recordings to measure: drawn from a corpus, or files yet to be opened."""
-    for name in arguments.inputs:
-        if not (Path(name) / "corpus.json").exists():
-            yield from expand_inputs([name], AUDIO)
-            continue
-        corpus = Corpus.open(name)
-        utterances = corpus.utterances(arguments.split)
-        if not utterances:
-            raise CorpusError(f"corpus {name} has no {arguments.split} part; name another --split.")
-        order = np.random.default_rng(arguments.seed).permutation(len(utterances))
-        for index in sorted(order[:arguments.limit or len(order)]):
-            utterance = utterances[index]
-            yield Clip(utterance.id, torch.from_numpy(corpus.audio(utterance)), corpus.sample_rate, utterance.speaker)
+def _is_corpus(path: Path) -> bool:
+    return (path / "corpus.json").exists()
 
 
-def _opened(item: Input | Clip, failed: list[tuple[Path, str]], total: int) -> Clip | None:
+def _drawn(folder: Path, arguments: Arguments) -> Iterator[Clip]:
+    """The recordings of a corpus to measure."""
+    corpus = Corpus.open(folder)
+    utterances = corpus.utterances(arguments.split)
+    if not utterances:
+        raise CorpusError(f"corpus {folder} has no {arguments.split} part; name another --split.")
+    order = np.random.default_rng(arguments.seed).permutation(len(utterances))
+    for index in sorted(order[:arguments.limit or len(order)]):
+        utterance = utterances[index]
+        yield Clip(utterance.id, torch.from_numpy(corpus.audio(utterance)), corpus.sample_rate, utterance.speaker)
+
+
+def _opened(item: Input | Clip, codec: Codec, failed: Failures, total: int) -> Clip | None:
     """The clip itself, or the file read; a file that cannot be is kept for the list, unless it is the only one."""
     if isinstance(item, Clip):
         return item
     try:
-        wave, rate = read_audio(item.path)
-        if not wave.any():
-            raise AudioError(f"{item.path}: silent, every sample is 0.")
-        return Clip(str(item.relative), wave, rate)
+        return Clip(str(item.relative), torch.cat([*Recording(item.path, codec)]), codec.sample_rate)
     except AudiovaeError as error:
         if total == 1:
             raise

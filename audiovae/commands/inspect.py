@@ -8,12 +8,13 @@ import tyro
 
 from audiovae.audio.corpus import Corpus
 from audiovae.audio.io import audio_info
-from audiovae.checkpoint import find_checkpoint, fingerprint, load_model
+from audiovae.checkpoint import PICKLES, find_checkpoint, fingerprint, load_model
 from audiovae.codec import Codec
 from audiovae.codes import Codes
-from audiovae.commands.arguments import AUDIO, CODES, attempt, parse, report_failures
-from audiovae.files import expand_inputs
+from audiovae.commands.arguments import AUDIO, CODES, attempt, find, parse, report_failures
 from audiovae.metrics.usage import code_counts, perplexity, usage
+
+WEIGHTS = {*PICKLES, ".safetensors"}  # told to be no model on their own, and not to be no audio
 
 
 @dataclass(frozen=True)
@@ -29,25 +30,27 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     arguments = parse("inspect", Arguments, argv)
-    files = []
-    for name in arguments.inputs:
-        path = Path(name)
-        if (path / "corpus.json").exists():
-            print("\n".join(corpus_lines(path)))
-        elif (path / "config.json").exists() or any(path.glob("checkpoint-*")):
-            print("\n".join(model_lines(path)))
-        else:
-            files.append(name)
-    if not files:
-        return 0
-    found = expand_inputs(files, (*AUDIO, *CODES))
-    told, failed = attempt(found, lambda item: "\n".join(file_lines(item.path)))
+    found, failed = find(arguments.inputs, (*AUDIO, *CODES), whole=lambda path: is_corpus(path) or is_model(path))
+    alone = len(found) + len(failed) == 1
+    told, bad = attempt(found, lambda item: "\n".join(lines(item.path)), alone)
     print("\n".join(told))
-    return report_failures("inspect", failed, len(found), output=None)
+    return report_failures("inspect", failed + bad, len(found) + len(failed), output=None)
 
 
-def file_lines(path: Path) -> Iterator[str]:
-    """Lines on a code file or a recording."""
+def is_corpus(path: Path) -> bool:
+    return (path / "corpus.json").exists()
+
+
+def is_model(path: Path) -> bool:
+    return (path / "config.json").exists() or any(path.glob("checkpoint-*")) or path.suffix in WEIGHTS
+
+
+def lines(path: Path) -> Iterator[str]:
+    """What there is to tell of a corpus, a model, a code file or a recording."""
+    if is_corpus(path):
+        return corpus_lines(path)
+    if is_model(path):
+        return model_lines(path)
     return code_lines(path) if path.suffix.lower() in CODES else audio_lines(path)
 
 
