@@ -17,7 +17,9 @@ from audiovae.errors import AudioError, CheckpointError, LabelError, ShapeError,
 from audiovae.models import Autoencoder
 from audiovae.shapes import Condition
 
-BLOCK_SECONDS = 10.0  # long enough that the halo costs little, short enough to stay in cache and memory
+# Latent steps at once: enough that the halo costs little, few enough that activations stay in cache. Steps,
+# not seconds, since both go by steps: this is 20 s at a hop of 320 samples and 4 s at 64, at 16 kHz.
+BLOCK = 1000
 
 
 class Codec:
@@ -46,7 +48,7 @@ class Codec:
         self.num_codes = model.bottleneck.num_codes
         self.speakers = spec.labels if model.embedding is not None else ()
         self.fingerprint = fingerprint(model)
-        self.block = max(1, round(BLOCK_SECONDS * self.sample_rate / self.hop))
+        self.block = BLOCK
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "Codec":
