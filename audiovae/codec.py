@@ -34,7 +34,7 @@ class Codec:
     >>> codec = Codec(model)
     >>> codes = codec.encode(torch.randn(16001), sample_rate=16000)
     >>> codes.levels[0].shape, codec.decode(codes).shape
-    ((6, 51), torch.Size([16001]))
+    ((8, 51), torch.Size([16001]))
     """
 
     def __init__(self, model: Autoencoder):
