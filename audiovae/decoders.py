@@ -112,4 +112,5 @@ class SpectralDecoderConfig(Config):
                                condition_dim)
 
 
+Decoder = SpectralDecoder | StridedDecoder
 DecoderConfig = Annotated[SpectralDecoderConfig | StridedDecoderConfig, Discriminator("kind")]

@@ -131,6 +131,7 @@ class SpectralEncoderConfig(Config):
                                self.frames, self.width, self.depth, self.kernel, self.mean_seconds)
 
 
+Encoder = SpectralEncoder | StridedEncoder
 EncoderConfig = Annotated[SpectralEncoderConfig | StridedEncoderConfig, Discriminator("kind")]
 
 

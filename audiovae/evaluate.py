@@ -50,7 +50,7 @@ class Evaluation:
 
     def interval(self, measure: str) -> Interval | None:
         """Mean and 95 % interval of a measure over the recordings it could judge; None if there are none."""
-        values = [row[measure] for row in self.rows if row[measure] is not None]
+        values = [value for row in self.rows if (value := row[measure]) is not None]
         return metrics.mean_interval(values) if values else None
 
     def table(self) -> Table:
@@ -109,7 +109,8 @@ def evaluate(codec: Codec, clips: Iterable[Clip], listen: Callable[[Clip, Tensor
             codes = codec.encode(source, codec.sample_rate, speaker)
         with result.decode:
             estimate = codec.decode(codes)
-        row: dict[str, float | None] = {"code file, kbit/s": codes.kbps, "codes alone, kbit/s": round(codes.nominal_kbps, 6)}
+        row: dict[str, float | None] = {"code file, kbit/s": codes.kbps,
+                                        "codes alone, kbit/s": round(codes.nominal_kbps, 6)}
         row |= {name: _judged(judge, estimate, source) for name, judge in judges.items()}
         counts = metrics.code_counts(codes.levels[0], codec.num_codes)
         result.counts = tuple(a + b for a, b in zip(result.counts, counts, strict=True)) if result.rows else counts

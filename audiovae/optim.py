@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 def parameter_groups(model: nn.Module, lr: float, encoder_lr: float | None) -> list[dict[str, Any]]:
     """The encoder's parameters at ``encoder_lr``, all others at ``lr``; ``base_lr`` keeps the peak rate."""
-    encoder = {id(p) for p in model.encoder.parameters()} if hasattr(model, "encoder") else set()
+    encoder = {id(p) for p in model.get_submodule("encoder").parameters()}
     groups = [([p for p in model.parameters() if id(p) in encoder], encoder_lr or lr),
               ([p for p in model.parameters() if id(p) not in encoder], lr)]
     return [{"params": params, "lr": rate, "base_lr": rate} for params, rate in groups if params]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.image import imsave
 from torch import Tensor
@@ -27,7 +28,7 @@ def write_samples(folder: Path, model: Autoencoder, batch: Batch) -> None:
         imsave(folder / "source-above-reconstruction.png", picture(x, estimate))
 
 
-def picture(*rows: Tensor) -> "object":
+def picture(*rows: Tensor) -> np.ndarray:
     """Batches of pictures (B, C, H, W) in [0, 1] as rows of one picture (H', W', 3) of numpy uint8.
 
     >>> picture(torch.zeros(4, 1, 8, 8), torch.ones(4, 1, 8, 8)).shape

@@ -86,7 +86,8 @@ def test_help_is_there_for_every_command():
 
 
 def test_the_front_door_imports_nothing_heavy():
-    code = "import sys; from audiovae.cli import main; main(['--help']); assert not {'torch', 'numpy'} & set(sys.modules)"
+    code = ("import sys; from audiovae.cli import main; main(['--help']);"
+            "assert not {'torch', 'numpy'} & set(sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 

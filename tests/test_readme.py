@@ -38,7 +38,6 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
 def test_commands_and_options_named_in_the_readme_exist(path, capsys):
     lines = [line for block in blocks(path, "sh") for line in block.replace("\\\n", " ").splitlines()]
     commands = [shlex.split(line, comments=True) for line in lines if line.startswith("audiovae ")]
-    assert commands or path == ROOT / "README.md"
     for _, name, *words in commands:
         assert name in COMMANDS
         with pytest.raises(SystemExit):

@@ -15,8 +15,8 @@ def digits(split: str) -> tuple[Tensor, Tensor]:
     >>> tuple(x.shape), float(x.max())
     ((179, 1, 8, 8), 1.0)
     """
-    data = load_digits()
-    tenth = np.arange(len(data.target)) % 10
+    pixels, target = load_digits(return_X_y=True)
+    tenth = np.arange(len(target)) % 10
     keep = {"test": tenth == 9, "valid": tenth == 8, "train": tenth < 8}[split]
-    x = torch.from_numpy(data.images[keep]).float().div(16).unsqueeze(1)
-    return x, torch.from_numpy(data.target[keep]).long()
+    x = torch.from_numpy(pixels[keep]).float().div(16).view(-1, 1, 8, 8)
+    return x, torch.from_numpy(target[keep]).long()

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from audiovae.bottlenecks import BottleneckConfig, RVQConfig
 from audiovae.bottlenecks.base import Bottleneck
 from audiovae.config import Config
-from audiovae.decoders import DecoderConfig, SpectralDecoderConfig
-from audiovae.encoders import EncoderConfig, SpectralEncoderConfig
+from audiovae.decoders import Decoder, DecoderConfig, SpectralDecoderConfig
+from audiovae.encoders import Encoder, EncoderConfig, SpectralEncoderConfig
 from audiovae.errors import ConfigError
-from audiovae.likelihoods import GaussianConfig, LikelihoodConfig
+from audiovae.likelihoods import GaussianConfig, Likelihood, LikelihoodConfig
 from audiovae.shapes import Condition, DataSpec, Output
 
 
@@ -58,7 +58,13 @@ class Autoencoder(nn.Module):
     (torch.Size([2, 64, 10]), torch.Size([2, 1, 3200]))
     """
 
-    def __init__(self, encoder: nn.Module, bottleneck: Bottleneck, decoder: nn.Module, likelihood: nn.Module,
+    encoder: Encoder
+    bottleneck: Bottleneck
+    decoder: Decoder
+    likelihood: Likelihood
+    embedding: LabelEmbedding | None
+
+    def __init__(self, encoder: Encoder, bottleneck: Bottleneck, decoder: Decoder, likelihood: Likelihood,
                  data: DataSpec, embedding: LabelEmbedding | None = None):
         super().__init__()
         if encoder.hop != decoder.hop:
@@ -70,7 +76,7 @@ class Autoencoder(nn.Module):
     @property
     def hop(self) -> int:
         """Data steps per latent step, on every grid axis."""
-        return self.encoder.hop  # type: ignore[return-value]
+        return self.encoder.hop
 
     def forward(self, x: Tensor, condition: Condition | None = None) -> Output:
         latent = self.bottleneck(self.encoder(x))
