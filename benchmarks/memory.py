@@ -19,7 +19,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from codec import SAMPLE_RATE, SMALL, SPEAKERS
 from torch import Tensor
 
 from audiovae.audio.io import AudioWriter, read_audio
@@ -30,6 +29,10 @@ from audiovae.metrics import peak_memory
 from audiovae.shapes import DataSpec
 from audiovae.train import Experiment
 from audiovae.transcode import decode_file, encode_file
+
+SMALL = Path(__file__).parents[1] / "recipes/vctk_conversion/small.toml"
+SAMPLE_RATE = 16000
+SPEAKERS = tuple(f"p{225 + i}" for i in range(109))  # as many as VCTK has
 
 
 @dataclass(frozen=True)
