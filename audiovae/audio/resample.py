@@ -11,7 +11,6 @@ from math import gcd
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.signal import upfirdn
 from torch import Tensor
 
 from audiovae.errors import AudioError
@@ -103,6 +102,8 @@ class Resampler:
             return np.zeros(0, np.float32)
         # The filter counts from the buffer's start: there y[j] stands at (center + j down - start up) / down.
         shift = self.center // self.down - self._start // self.down * self.up
+        from scipy.signal import upfirdn  # takes longer to import than all else but torch
+
         filtered = upfirdn(self.kernel, self._buffer, self.up, self.down)
         given = np.zeros(until - self._given, np.float32)
         part = filtered[shift + self._given : shift + until]
