@@ -6,6 +6,7 @@ A training run is a folder of such folders, ``checkpoint-00001000`` and so on; t
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,7 @@ def save_model(folder: Path, model: Autoencoder, config: ModelConfig, state: dic
     ``state`` replaces the model's own weights (averaged ones, say); ``experiment`` is the whole
     configuration of the run, kept so that ``train --resume`` needs nothing else.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in (state or model.state_dict()).items()}
-    save_file(tensors, folder / "model.safetensors")
+    write_tensors(folder / "model.safetensors", state or model.state_dict())
     description = {"format": FORMAT, "data": dataclasses.asdict(model.data), "model": to_dict(config)}
     if experiment is not None:
         description["experiment"] = experiment
@@ -111,6 +111,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"checkpoint {path}: not a whole safetensors file ({error}).") from None
     return {k: v.float() if v.dtype in (torch.float16, torch.bfloat16) else v for k, v in tensors.items()}
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as a safetensors file; OSError where the system refuses, as any other file would."""
+    try:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+    except safetensors.SafetensorError as error:  # it tells the system's reason as text only
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -4,10 +4,11 @@ Nothing heavy is imported before the command is known, so that ``audiovae --help
 """
 
 import importlib
+import os
 import sys
 
 from audiovae import __version__
-from audiovae.errors import AudiovaeError, nearest
+from audiovae.errors import AudiovaeError, ConfigError, nearest
 
 COMMANDS = {
     "prepare": "make a training corpus from a folder of recordings (VCTK, LibriTTS, your own)",
@@ -36,24 +37,45 @@ example:
 def main(argv: list[str] | None = None) -> int:
     """Run ``audiovae`` with ``argv`` (default: the process's own) and return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    owner = f"audiovae: {argv[0]}" if argv and argv[0] in COMMANDS else "audiovae"
+    try:
+        code = _run(argv)
+        sys.stdout.flush()  # a pipe that was closed or a disk that is full must be met here
+        return code
+    except AudiovaeError as error:
+        print(f"{owner}: {str(error).removeprefix(f'{argv[0]}: ')}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{owner}: interrupted.", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno is None:  # not of the system
+            raise
+        _drop_output()
+        if isinstance(error, BrokenPipeError):  # as `audiovae inspect FILE | head` does
+            return 141
+        print(f"{owner}: {error.filename or 'output'}: {(error.strerror or str(error)).lower()}.", file=sys.stderr)
+        return 2
+
+
+def _drop_output() -> None:
+    """Let go of what stdout refuses to take; else Python tries once more when it ends, and complains."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0
     if argv[0] == "--version":
         print(f"audiovae {__version__}")
         return 0
-    name, rest = argv[0], argv[1:]
-    if name not in COMMANDS:
-        print(f"audiovae: no command '{name}'; {nearest(name, COMMANDS)}.", file=sys.stderr)
-        return 2
-    try:
-        return importlib.import_module(f"audiovae.commands.{name}").main(rest)
-    except AudiovaeError as error:
-        print(f"audiovae: {name}: {str(error).removeprefix(f'{name}: ')}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"audiovae: {name}: interrupted.", file=sys.stderr)
-        return 130
+    if argv[0] not in COMMANDS:
+        raise ConfigError(f"no command '{argv[0]}'; {nearest(argv[0], COMMANDS)}.")
+    return importlib.import_module(f"audiovae.commands.{argv[0]}").main(argv[1:])
 
 
 if __name__ == "__main__":

@@ -19,11 +19,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from audiovae.checkpoint import read_description, read_tensors, run_checkpoints, save_model
+from audiovae.checkpoint import read_description, read_tensors, run_checkpoints, save_model, write_tensors
 from audiovae.config import Config, to_dict
 from audiovae.errors import CheckpointError, OutputError
 from audiovae.files import atomic_folder
@@ -74,8 +73,7 @@ class Run:
         with atomic_folder(self.folder / f"checkpoint-{state.step:08d}", replace=True) as folder:
             save_model(folder, model, config, state={**model.state_dict(), **average.values},
                        experiment=to_dict(self.experiment))
-            save_file({n: v.detach().cpu().contiguous() for n, v in training.items()},
-                      folder / "training.safetensors")
+            write_tensors(folder / "training.safetensors", training)
             (folder / "state.json").write_text(json.dumps({"step": state.step, "minutes": state.minutes}) + "\n")
         for old in run_checkpoints(self.folder)[:-self.KEEP]:
             shutil.rmtree(old)
