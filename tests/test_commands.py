@@ -77,12 +77,12 @@ def mixed(tmp_path_factory):
     return root
 
 
-def test_help_is_there_for_every_command():
+def test_help_and_version_are_there():
     top = run("--help")
     assert top.returncode == 0 and all(name in top.stdout for name in COMMANDS) and "example" in top.stdout
-    for name in COMMANDS:
-        result = run(name, "--help")
-        assert result.returncode == 0 and f"Example: audiovae {name}" in result.stdout.replace("\n", " ")
+    assert run("--version").stdout.startswith("audiovae 0.")
+    result = run("encode", "--help")  # that of every command: test_cli.py
+    assert result.returncode == 0 and "Example: audiovae encode" in result.stdout
 
 
 def test_the_front_door_imports_nothing_heavy():
@@ -186,7 +186,8 @@ def test_outputs_that_cannot_be_written(model, mixed, tmp_path):
     (tmp_path / "file").write_text("in the way")
     refused(run("encode", source, "-o", tmp_path / "file/a.codes", "--model", model), "cannot be")
     refused(run("decode", tmp_path / "file", "--model", model), "decode", "truncated")
-    soundfile.write(tmp_path / "long.wav", tone(20), RATE)
+    noise = np.random.default_rng(0).uniform(-0.9, 0.9, 20 * RATE)  # its codes take more than the limit
+    soundfile.write(tmp_path / "long.wav", noise, RATE)
     for command, name in (("encode", "a.codes"), ("convert", "a.wav")):
         more = ("--to", "anna") if command == "convert" else ()
         full = run(command, tmp_path / "long.wav", *more, "-o", tmp_path / "full" / name, "--model", model, limit=100)
