@@ -1,6 +1,11 @@
 """audiovae: audio and music VAEs, from files to codes and back, on one shared core."""
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Threads that wait for each other give their core up soon: where other programs want the cores, endless spinning
+# made a training step 4 times slower than this, and on an idle machine it gains nothing. Read when torch loads.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
     from audiovae.codec import Codec

@@ -30,7 +30,7 @@ class Interval:
     def __str__(self) -> str:
         if not math.isfinite(self.half_width):
             return f"{self.mean:.3g}"
-        if self.half_width == 0:
+        if self.half_width <= 1e-12 * abs(self.mean):  # equal values, but for rounding
             return f"{self.mean:.2f} ± 0.00"
         power = math.floor(math.log10(self.half_width))
         digits = max(0, (0 if self.half_width / 10**power >= 3.5 else 1) - power)
