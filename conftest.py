@@ -7,12 +7,12 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes that tests start
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
-from audiovae.audio.example import example_corpus  # noqa: E402
+from audiovae.audio.example import example_corpus
 
 
 @pytest.fixture(autouse=True)

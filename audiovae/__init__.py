@@ -3,9 +3,10 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-# Threads that wait for each other give their core up soon: where other programs want the cores, endless spinning
-# made a training step 4 times slower than this, and on an idle machine it gains nothing. Read when torch loads.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# Threads that wait for each other give their core up soon. Where other programs want the cores, spinning as long as
+# OpenMP does by default made a training step 9 times slower than not at all; idle cores gain little by it. Read when
+# torch loads.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from audiovae.codec import Codec
