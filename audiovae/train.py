@@ -99,7 +99,7 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
     Raises
     ------
     ConfigError
-        If no budget is given, or the parts do not fit.
+        If no budget is given or a number is not above 0, or the parts do not fit.
     OutputError
         If ``folder`` holds a run and ``resume`` is not set, or cannot be written.
     TrainingError
@@ -108,6 +108,10 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
     config = experiment.train
     if config.steps is None and config.minutes is None:
         raise ConfigError("train: no budget; set train.steps or train.minutes.")
+    for name in ("steps", "minutes", "lr", "clip", "accumulate", "log_every"):
+        value = getattr(config, name)
+        if value is not None and not value > 0:  # a budget below 0 would never end
+            raise ConfigError(f"train: {name} wants a number above 0, got {value}.")
     accelerator = Accelerator(
         mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)])

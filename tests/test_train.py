@@ -136,6 +136,12 @@ def test_a_time_budget_ends_the_run_and_its_schedule(tmp_path):
 def test_what_cannot_start_says_so(tmp_path):
     with pytest.raises(ConfigError, match="no budget"):
         train(digits({"kind": "identity", "dim": 2}, None), tmp_path / "run")
+    for wrong in ({"minutes": -1.0}, {"accumulate": 0}, {"lr": float("nan")}, {"log_every": 0}):
+        with pytest.raises(ConfigError, match=f"{next(iter(wrong))} wants a number above 0"):
+            train(digits({"kind": "identity", "dim": 2}, 1, **wrong), tmp_path / "run")
+    for steps in (0, -1):  # these would never end
+        with pytest.raises(ConfigError, match="steps wants a number above 0"):
+            train(digits({"kind": "identity", "dim": 2}, steps), tmp_path / "run")
     with pytest.raises(CheckpointError, match="no checkpoint to resume"):
         train(digits({"kind": "identity", "dim": 2}, 1), tmp_path / "run", resume=True)
     train(digits({"kind": "identity", "dim": 2}, 1), tmp_path / "run")
