@@ -1,6 +1,6 @@
 """How fast recordings become codes and codes recordings, beside the bare matrix products of the same model.
 
-    python benchmarks/codec.py                     # one and two threads, about two minutes
+    python benchmarks/codec.py                     # one and two threads, about three minutes
     python benchmarks/codec.py --threads 1 --repeats 5
 
 A minute of audio at 16 kHz, random weights, which cost what trained ones do. The floor is every matrix
@@ -99,7 +99,7 @@ def floor(counts: Counter[Product], times: int) -> Callable[[], None]:
     return run
 
 
-def work(codec: Codec, wave: Tensor) -> tuple[list[Callable[[], object]], list[float]]:
+def work(codec: Codec, wave: Tensor) -> tuple[list[Callable[[], None]], list[float]]:
     """Encode, its floor, decode, its floor; and the million multiply-adds of both in a second of audio."""
     speaker = codec.speakers[0] if codec.speakers else None
     codes = codec.encode(wave, SAMPLE_RATE, speaker)
@@ -109,7 +109,14 @@ def work(codec: Codec, wave: Tensor) -> tuple[list[Callable[[], object]], list[f
              products(lambda: codec.model.decode(latents, codec.condition(speaker)))]
     floors = [floor(counts, len(wave) // block) for counts in asked]
     adds = [sum(prod(sizes) * n for sizes, n in counts.items()) * SAMPLE_RATE / block / 1e6 for counts in asked]
-    return [lambda: codec.encode(wave, SAMPLE_RATE, speaker), floors[0], lambda: codec.decode(codes), floors[1]], adds
+
+    def encode() -> None:
+        codec.encode(wave, SAMPLE_RATE, speaker)
+
+    def decode() -> None:
+        codec.decode(codes)
+
+    return [encode, floors[0], decode, floors[1]], adds
 
 
 def main() -> None:
