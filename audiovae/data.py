@@ -13,10 +13,9 @@ from pydantic import Discriminator
 from audiovae.audio.corpus import Corpus
 from audiovae.audio.crops import CropSampler
 from audiovae.config import Config
-from audiovae.encoders import check_grid
 from audiovae.errors import ConfigError
 from audiovae.image.digits import digits
-from audiovae.shapes import Batch, Condition, DataSpec
+from audiovae.shapes import Batch, Condition, DataSpec, check_grid
 
 
 class Source(Protocol):

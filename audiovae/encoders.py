@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from audiovae.audio.features import LogMel
 from audiovae.config import Config
-from audiovae.errors import ConfigError, ShapeError
+from audiovae.errors import ConfigError
 from audiovae.nn.conv import Downsample, SameConv
 from audiovae.nn.convnext import ConvNeXtStack
 from audiovae.nn.field import Field, compose
 from audiovae.nn.resnet import ResidualStack
-from audiovae.shapes import DataSpec, check
+from audiovae.shapes import DataSpec, check, check_grid
 
 
 class StridedEncoder(nn.Module):
@@ -133,10 +133,3 @@ class SpectralEncoderConfig(Config):
 
 Encoder = SpectralEncoder | StridedEncoder
 EncoderConfig = Annotated[SpectralEncoderConfig | StridedEncoderConfig, Discriminator("kind")]
-
-
-def check_grid(owner: str, x: Tensor, hop: int) -> None:
-    """Raise ShapeError unless every grid axis of ``x`` (B, C, *grid) is a multiple of ``hop``, not 0."""
-    if any(side % hop or side == 0 for side in x.shape[2:]):
-        raise ShapeError(f"{owner} wants sides that are multiples of its hop {hop}, got "
-                         f"{tuple(x.shape[2:])}: pad or crop first.")

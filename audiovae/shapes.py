@@ -97,6 +97,13 @@ def check(owner: str, x: Tensor, channels: int, dims: int, letter: str = "C") ->
         raise ShapeError(f"{owner} wants floating point values, got {x.dtype}: call .float() first.")
 
 
+def check_grid(owner: str, x: Tensor, hop: int) -> None:
+    """Raise ShapeError unless every grid axis of ``x`` (B, C, *grid) is a multiple of ``hop``, not 0."""
+    if any(side % hop or side == 0 for side in x.shape[2:]):
+        raise ShapeError(f"{owner} wants sides that are multiples of its hop {hop}, got "
+                         f"{tuple(x.shape[2:])}: pad or crop first.")
+
+
 def rows(x: Tensor) -> Tensor:
     """(B, D, *grid) -> (N, D), one latent vector a row, N = B times the grid."""
     return x.movedim(1, -1).reshape(-1, x.shape[1])
