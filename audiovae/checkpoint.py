@@ -53,7 +53,7 @@ def load_model(path: str | Path) -> Autoencoder:
     folder = find_checkpoint(path)
     description = read_description(folder)
     try:
-        spec = DataSpec(**{**description["data"], "labels": tuple(description["data"]["labels"])})
+        spec = DataSpec(**{key: tuple(v) if isinstance(v, list) else v for key, v in description["data"].items()})
         model = from_dict(ModelConfig, description["model"], source=str(folder / "config.json")).build(spec)
         model.load_state_dict(read_tensors(folder / "model.safetensors"))
     except (KeyError, TypeError) as error:

@@ -7,11 +7,19 @@ shape in time or space: (L,) or (H, W). A rate is in nats per example unless the
 """
 
 from dataclasses import dataclass, field, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from audiovae.errors import ShapeError
+
+
+class Posterior(NamedTuple):
+    """A diagonal normal q(z|x): its mean and the logarithm of its variance, both (B, D, *grid)."""
+
+    mean: Tensor
+    log_variance: Tensor
 
 
 @dataclass
@@ -24,6 +32,9 @@ class Latent:
     losses : unweighted scalar training terms by name, such as ``commitment``.
     stats : scalars for the log, such as ``perplexity`` or ``active_units``; never trained on.
     rate_map : (B, D, *grid) nats, where the rate is spent (free bits read it); None where it is constant.
+    posterior : what z was drawn from, where that is a diagonal normal.
+    log_ratio : (B,) log q(z|x) - log p(z) at the drawn z, nats, with the gradient that importance weights
+        need; ``rate`` is its expectation, in closed form where there is one. None for what is not drawn.
     """
 
     z: Tensor
@@ -32,17 +43,23 @@ class Latent:
     losses: dict[str, Tensor] = field(default_factory=dict)
     stats: dict[str, Tensor] = field(default_factory=dict)
     rate_map: Tensor | None = None
+    posterior: Posterior | None = None
+    log_ratio: Tensor | None = None
 
 
 @dataclass
 class Output:
     """What a model gives: one latent per level (level 0 is the fastest) and the likelihood's parameters.
 
-    params : (B, P * C, *data grid); P parameters for each of the C data channels.
+    With K latents an example, everything in it is (B K, ...), the K of the first example first.
+
+    params : (B K, P * C, *data grid); P parameters for each of the C data channels.
+    weights : (B, K) the chance of each of the K, where they are weighed: labels that are summed over.
     """
 
     latents: tuple[Latent, ...]
     params: Tensor
+    weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,9 +67,16 @@ class Condition:
     """What a decoder or a prior is told besides its latent; every part can be left out.
 
     label : (B,) int64, index into the names the model was trained on; -1 where it is unknown.
+    embedding : (B, E), any vector.
     """
 
     label: Tensor | None = None
+    embedding: Tensor | None = None
+
+    def repeat(self, count: int) -> "Condition":
+        """Each example ``count`` times, one after the other."""
+        return Condition(**{f.name: None if (value := getattr(self, f.name)) is None
+                            else value.repeat_interleave(count, 0) for f in fields(self)})
 
     def to(self, device: torch.device) -> "Condition":
         return Condition(**{f.name: _move(getattr(self, f.name), device) for f in fields(self)})
@@ -60,12 +84,23 @@ class Condition:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What a model must know of its data: C channels, 1 or 2 grid axes, Hz for audio, names of the labels."""
+    """What a model must know of its data.
+
+    channels, dims : C, and 1 or 2 grid axes.
+    sample_rate : Hz, for waveforms.
+    labels : their names.
+    size : the grid of one example, (T,) or (H, W), where all are alike; a vector latent needs it.
+    levels : n where values lie on k / (n - 1), from 0 to 1: 256 for pictures of 8 bits, 2 for binary ones.
+    embedding : E of the vector that comes with each example, 0 for none.
+    """
 
     channels: int
     dims: int
     sample_rate: int | None = None
     labels: tuple[str, ...] = ()
+    size: tuple[int, ...] | None = None
+    levels: int | None = None
+    embedding: int = 0
 
 
 @dataclass(frozen=True)
