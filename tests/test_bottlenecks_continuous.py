@@ -66,3 +66,31 @@ def test_identity_passes_value_and_gradient():
     latent = identity(h)
     assert latent.z is h and latent.codes is None and latent.rate.tolist() == [0, 0]
     assert identity.decode(identity.encode(h)) is h
+
+
+def test_log_ratio_is_that_of_torch_distributions_and_averages_to_the_rate():
+    h = torch.randn(3, 4, 2)
+    bottleneck = GaussianConfig(dim=2).build(dims=1)
+    latent = bottleneck(h)
+    mean, log_variance = latent.posterior
+    ratio = Normal(mean, (log_variance / 2).exp()).log_prob(latent.z) - Normal(0.0, 1.0).log_prob(latent.z)
+    torch.testing.assert_close(latent.log_ratio, ratio.sum((1, 2)), rtol=1e-4, atol=1e-5)
+    many = bottleneck(h.repeat_interleave(20_000, 0)).log_ratio.view(3, -1)
+    error = many.std(1) / many.shape[1] ** 0.5
+    assert ((many.mean(1) - latent.rate).abs() < 4 * error).all()
+
+
+@pytest.mark.parametrize("nats", [0.01, 0.1, 1.0])
+def test_a_committed_rate_is_never_undercut_and_can_be_met(nats):
+    h = 30 * torch.randn(64, 6, 5)
+    rates = GaussianConfig(dim=3, committed=nats).build(dims=1)(h).rate_map
+    assert rates.min() >= nats * (1 - 1e-3) - 1e-5
+    at_rest = GaussianConfig(dim=3, committed=nats).build(dims=1)(torch.full((1, 6, 5), -1.0)).rate_map
+    torch.testing.assert_close(at_rest, torch.full_like(at_rest, nats), rtol=1e-3, atol=1e-5)
+
+
+def test_a_committed_rate_keeps_its_gradient_finite_at_the_ends():
+    h = torch.tensor([[-100.0, 200.0], [-100.0, -200.0], [0.0, 0.0]]).view(3, 2, 1).requires_grad_()
+    latent = GaussianConfig(dim=1, committed=0.2).build(dims=1)(h)
+    (latent.rate.sum() + latent.z.sum()).backward()
+    assert h.grad.isfinite().all()
