@@ -1,52 +1,18 @@
-"""Likelihoods p(x|z): what a decoder's output says about the data, as log-probability in nats.
-
-A decoder gives P numbers for each data channel, stacked as (B, P * C, *grid): first the C of the first
-parameter, then the C of the next. Gaussian and Laplace are densities, whose logarithm can be positive
-and depends on the data's units; Bernoulli and categorical are masses, never above 0.
-"""
+"""Densities with a location and a scale for each element: Gaussian and Laplace."""
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Discriminator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiovae.config import Config
-from audiovae.errors import ConfigError, ShapeError
+from audiovae.errors import ConfigError
+from audiovae.likelihoods.base import Likelihood, Measure
 
 Scale = Literal["fixed", "global", "predicted", "calibrated"]
-
-
-class Likelihood(nn.Module):
-    """The contract every likelihood keeps.
-
-    Attributes
-    ----------
-    params_per_channel : P, numbers the decoder gives for each data channel.
-    """
-
-    params_per_channel: int = 1
-
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """log p(x|z) in nats, summed over all dimensions: (B, P C, *grid), (B, C, *grid) -> (B,)."""
-        raise NotImplementedError
-
-    def mean(self, params: Tensor) -> Tensor:
-        """The expected data: (B, P C, *grid) -> (B, C, *grid)."""
-        raise NotImplementedError
-
-    def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Data drawn from p(x|z): (B, P C, *grid) -> (B, C, *grid)."""
-        raise NotImplementedError
-
-    def _agree(self, params: Tensor, x: Tensor) -> None:
-        wanted = (x.shape[0], self.params_per_channel * x.shape[1], *x.shape[2:])
-        if params.shape != wanted:
-            raise ShapeError(f"{type(self).__name__} wants parameters {wanted} for data {tuple(x.shape)}, "
-                             f"got {tuple(params.shape)}: give P={self.params_per_channel} a channel.")
 
 
 class LocationScale(Likelihood):
@@ -66,6 +32,7 @@ class LocationScale(Likelihood):
     does. Its gradient needs none through the scale: at the optimum that derivative is 0.
     """
 
+    measure: Measure = "density"
     DECAY = 0.99  # of the average that evaluation uses; the first batches count equally
     average: Tensor
     batches: Tensor
@@ -171,69 +138,6 @@ class Laplace(LocationScale):
         return mean + self.scale(params) * (one - other)
 
 
-class Bernoulli(Likelihood):
-    """Binary data, or grey values in [0, 1] read as the chance of a 1; the parameter is the logit. A mass.
-
-    For a grey x the value is the mean of log p over binary data drawn with chance x.
-    Raises ShapeError on data outside [0, 1].
-
-    >>> Bernoulli().log_prob(torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)) / 64
-    tensor([-0.6931])
-    """
-
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        self._agree(params, x)
-        _unit("Bernoulli", x)
-        return -F.binary_cross_entropy_with_logits(params, x, reduction="none").flatten(1).sum(1)
-
-    def mean(self, params: Tensor) -> Tensor:
-        return params.sigmoid()
-
-    def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return torch.bernoulli(params.sigmoid(), generator=generator)
-
-
-class Categorical(Likelihood):
-    """Data on the grid k / (levels - 1), each level with a logit of its own. A mass.
-
-    Raises ShapeError on data outside [0, 1] or between two levels.
-
-    >>> Categorical(256).log_prob(torch.zeros(1, 256, 10), torch.ones(1, 1, 10)) / 10  # -log 256
-    tensor([-5.5452])
-    """
-
-    TOLERANCE = 0.01  # of a level: single precision keeps 8- and 16-bit grids far closer
-
-    def __init__(self, levels: int = 256):
-        super().__init__()
-        if levels < 2:
-            raise ConfigError(f"Categorical wants at least 2 levels, got {levels}.")
-        self.levels = self.params_per_channel = levels
-
-    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        self._agree(params, x)
-        _unit("Categorical", x)
-        level = x * (self.levels - 1)
-        index = level.round()
-        if bool(((level - index).abs() > self.TOLERANCE).any()):
-            raise ShapeError(f"Categorical wants data on the grid k / {self.levels - 1}, got values in "
-                             "between: quantize it, or set levels to the data's number of values.")
-        return -F.cross_entropy(self._logits(params), index.long(), reduction="none").flatten(1).sum(1)
-
-    def mean(self, params: Tensor) -> Tensor:
-        grid = torch.linspace(0, 1, self.levels, dtype=params.dtype, device=params.device)
-        return torch.einsum("bk...,k->b...", self._logits(params).softmax(1), grid)
-
-    def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        chances = self._logits(params).softmax(1).movedim(1, -1)
-        index = torch.multinomial(chances.flatten(0, -2), 1, generator=generator)
-        return index.view(chances.shape[:-1]).to(params.dtype) / (self.levels - 1)
-
-    def _logits(self, params: Tensor) -> Tensor:
-        """(B, K C, *grid) -> (B, K, C, *grid)."""
-        return params.unflatten(1, (self.levels, -1))
-
-
 def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.empty_like(like).normal_(generator=generator)
 
@@ -242,11 +146,6 @@ def _above(floor: float, raw: Tensor, value: float) -> Tensor:
     """A scale that is ``value`` at raw 0, grows as exp(raw) and fades to ``floor``: soft clipping."""
     start = math.log(value / floor)
     return floor * F.softplus(raw + start + math.log(-math.expm1(-start))).exp()
-
-
-def _unit(owner: str, x: Tensor) -> None:
-    if not bool(((x >= 0) & (x <= 1)).all()):
-        raise ShapeError(f"{owner} wants data in [0, 1], got values from {x.min():g} to {x.max():g}.")
 
 
 @dataclass(frozen=True)
@@ -273,24 +172,3 @@ class LaplaceConfig(Config):
 
     def build(self) -> Laplace:
         return Laplace(self.scale, self.width, self.floor)
-
-
-@dataclass(frozen=True)
-class BernoulliConfig(Config):
-    kind: Literal["bernoulli"] = "bernoulli"
-
-    def build(self) -> Bernoulli:
-        return Bernoulli()
-
-
-@dataclass(frozen=True)
-class CategoricalConfig(Config):
-    kind: Literal["categorical"] = "categorical"
-    levels: int = 256
-
-    def build(self) -> Categorical:
-        return Categorical(self.levels)
-
-
-LikelihoodConfig = Annotated[GaussianConfig | LaplaceConfig | BernoulliConfig | CategoricalConfig,
-                             Discriminator("kind")]

@@ -1,0 +1,30 @@
+"""Likelihoods p(x|z): what a decoder's output says about the data, as log-probability in nats.
+
+A decoder gives P numbers for each data channel, stacked as (B, P * C, *grid): first the C of the first
+parameter, then the C of the next. A config's ``kind`` names one; its ``measure`` says what its nats are of.
+"""
+
+from typing import Annotated
+
+from pydantic import Discriminator
+
+from audiovae.likelihoods.base import Likelihood, Measure
+from audiovae.likelihoods.discrete import Bernoulli, BernoulliConfig, Categorical, CategoricalConfig
+from audiovae.likelihoods.location_scale import Gaussian, GaussianConfig, Laplace, LaplaceConfig
+
+LikelihoodConfig = Annotated[GaussianConfig | LaplaceConfig | BernoulliConfig | CategoricalConfig,
+                             Discriminator("kind")]
+
+__all__ = [
+    "Bernoulli",
+    "BernoulliConfig",
+    "Categorical",
+    "CategoricalConfig",
+    "Gaussian",
+    "GaussianConfig",
+    "Laplace",
+    "LaplaceConfig",
+    "Likelihood",
+    "LikelihoodConfig",
+    "Measure",
+]

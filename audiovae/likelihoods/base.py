@@ -1,0 +1,67 @@
+"""The contract every likelihood keeps, and the checks of data that several share."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from audiovae.errors import ShapeError
+
+Measure = Literal["mass", "density", "uniform dequantization", "variational dequantization"]
+TOLERANCE = 0.01  # of a level: single precision keeps 8- and 16-bit grids far closer
+
+
+class Likelihood(nn.Module):
+    """The contract every likelihood keeps.
+
+    Attributes
+    ----------
+    params_per_channel : P, numbers the decoder gives for each data channel.
+    measure : what its nats are of. A "mass" is never above 0; a "density" depends on the data's unit and can
+        be; a density of dequantized data bounds the mass of the data from below, and says by which noise.
+    """
+
+    params_per_channel: int = 1
+    measure: Measure
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        """log p(x|z) in nats, summed over all dimensions: (B, P C, *grid), (B, C, *grid) -> (B,)."""
+        raise NotImplementedError
+
+    def mean(self, params: Tensor) -> Tensor:
+        """The expected data: (B, P C, *grid) -> (B, C, *grid)."""
+        raise NotImplementedError
+
+    def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Data drawn from p(x|z): (B, P C, *grid) -> (B, C, *grid)."""
+        raise NotImplementedError
+
+    def _agree(self, params: Tensor, x: Tensor) -> None:
+        wanted = (x.shape[0], self.params_per_channel * x.shape[1], *x.shape[2:])
+        if params.shape != wanted:
+            raise ShapeError(f"{type(self).__name__} wants parameters {wanted} for data {tuple(x.shape)}, "
+                             f"got {tuple(params.shape)}: give P={self.params_per_channel} a channel.")
+
+
+def check_unit(owner: str, x: Tensor) -> None:
+    """Raise ShapeError where data leaves [0, 1], or is NaN.
+
+    >>> check_unit("Bernoulli", torch.ones(2, 1, 8, 8))
+    """
+    if not bool(((x >= 0) & (x <= 1)).all()):
+        raise ShapeError(f"{owner} wants data in [0, 1], got values from {x.min():g} to {x.max():g}.")
+
+
+def level_of(owner: str, x: Tensor, levels: int) -> Tensor:
+    """k of data k / (levels - 1), int64; raises ShapeError outside [0, 1] or between two levels.
+
+    >>> level_of("Categorical", torch.tensor([0.0, 1.0]), levels=256)
+    tensor([  0, 255])
+    """
+    check_unit(owner, x)
+    level = x * (levels - 1)
+    index = level.round()
+    if bool(((level - index).abs() > TOLERANCE).any()):
+        raise ShapeError(f"{owner} wants data on the grid k / {levels - 1}, got values in between: quantize it, "
+                         "or set levels to the data's number of values.")
+    return index.long()
