@@ -1,6 +1,8 @@
 """Decoders: a latent (B, D, *grid) and a condition vector (B, E) to a likelihood's parameters.
 
-Each is the mirror of an encoder of the same name and knows its ``hop`` and receptive ``field``.
+Each is the mirror of an encoder of the same name and knows its ``hop`` and receptive ``field``; one from a
+single vector, z (B, D, 1) or (B, D, 1, 1), fills the whole example and has no field. An ``autoregressive``
+decoder is also given the data, x (B, C, *grid), of which it reads only what comes before each element.
 """
 
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Discriminator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from audiovae.audio.features import overlap_add
 from audiovae.config import Config
@@ -17,8 +20,9 @@ from audiovae.errors import ConfigError
 from audiovae.nn.conv import SameConv, Upsample
 from audiovae.nn.convnext import ConvNeXtStack
 from audiovae.nn.field import Field, compose
+from audiovae.nn.mlp import Activation, perceptron
 from audiovae.nn.resnet import ResidualStack
-from audiovae.shapes import DataSpec, check
+from audiovae.shapes import DataSpec, check, check_size, fixed_size, grid_of
 
 
 class StridedDecoder(nn.Module):
@@ -28,6 +32,8 @@ class StridedDecoder(nn.Module):
     >>> decoder(torch.zeros(3, 8, 2, 2)).shape
     torch.Size([3, 1, 8, 8])
     """
+
+    autoregressive = False
 
     def __init__(self, dims: int, channels_in: int, channels_out: int, strides: tuple[int, ...], width: int,
                  depth: int = 2, growth: int = 3, hidden: int | None = None, condition_dim: int = 0):
@@ -51,6 +57,48 @@ class StridedDecoder(nn.Module):
         return h
 
 
+class MLPDecoder(nn.Module):
+    """A perceptron from one vector to a whole example: the mirror of MLPEncoder.
+
+    >>> MLPDecoder(channels_in=4, channels_out=1, size=(8, 8), widths=(32,))(torch.zeros(5, 4, 1, 1)).shape
+    torch.Size([5, 1, 8, 8])
+    """
+
+    hop = 1
+    autoregressive = False
+
+    def __init__(self, channels_in: int, channels_out: int, size: tuple[int, ...], widths: tuple[int, ...] = (512, 512),
+                 activation: Activation = "relu", condition_dim: int = 0):
+        super().__init__()
+        self.channels_in, self.size = channels_in, size
+        self.layers = perceptron(channels_in + condition_dim, channels_out * prod(size), widths, activation)
+
+    def forward(self, z: Tensor, vector: Tensor | None = None) -> Tensor:
+        check_size("MLPDecoder", z, self.channels_in, (1,) * len(self.size))
+        h = z.flatten(1) if vector is None else torch.cat([z.flatten(1), vector], dim=1)
+        return self.layers(h).view(len(z), -1, *self.size)
+
+
+class VectorDecoder(nn.Module):
+    """A linear map from one vector to a grid, then a decoder on that grid: the mirror of VectorEncoder.
+
+    Shapes: z (B, D, 1) or (B, D, 1, 1) -> (B, channels_out, *size).
+    """
+
+    autoregressive = False
+
+    def __init__(self, inner: "SpectralDecoder | StridedDecoder", channels_in: int, size: tuple[int, ...], width: int):
+        super().__init__()
+        self.inner, self.channels_in, self.hop = inner, channels_in, inner.hop
+        self.grid = grid_of("decoder", size, inner.hop)
+        self.into = nn.Linear(channels_in, width * prod(self.grid))
+
+    def forward(self, z: Tensor, vector: Tensor | None = None) -> Tensor:
+        check_size("VectorDecoder", z, self.channels_in, (1,) * len(self.grid))
+        h = F.relu(self.into(z.flatten(1)))
+        return self.inner(h.view(len(z), -1, *self.grid), vector)
+
+
 class SpectralDecoder(nn.Module):
     """A ConvNeXt stack at the latent's rate whose head predicts magnitude and phase (Siuzdak 2023, Vocos).
 
@@ -61,6 +109,7 @@ class SpectralDecoder(nn.Module):
     torch.Size([1, 1, 16000])
     """
 
+    autoregressive = False
     MAX_LOG_MAGNITUDE = 6.0  # e^6 in one bin is far above full scale; the bound keeps early training finite
 
     def __init__(self, channels_in: int, hop: int = 320, n_fft: int = 640, width: int = 256, depth: int = 6,
@@ -112,5 +161,27 @@ class SpectralDecoderConfig(Config):
                                condition_dim)
 
 
-Decoder = SpectralDecoder | StridedDecoder
-DecoderConfig = Annotated[SpectralDecoderConfig | StridedDecoderConfig, Discriminator("kind")]
+@dataclass(frozen=True)
+class MLPDecoderConfig(Config):
+    """A perceptron from one vector to the whole example."""
+
+    kind: Literal["mlp"] = "mlp"
+    widths: tuple[int, ...] = (512, 512)
+    activation: Activation = "relu"
+
+    def build(self, data: DataSpec, channels_in: int, channels_out: int, condition_dim: int) -> MLPDecoder:
+        return MLPDecoder(channels_in, channels_out, fixed_size("decoder 'mlp'", data), self.widths, self.activation,
+                          condition_dim)
+
+
+def vector_decoder(config: "DecoderConfig", data: DataSpec, channels_in: int, channels_out: int,
+                   condition_dim: int) -> "Decoder":
+    """The decoder of ``config``, after a map from one vector to its grid if it does not read one itself."""
+    if isinstance(config, MLPDecoderConfig):
+        return config.build(data, channels_in, channels_out, condition_dim)
+    size = fixed_size("model.latent 'vector'", data)
+    return VectorDecoder(config.build(data, config.width, channels_out, condition_dim), channels_in, size, config.width)
+
+
+Decoder = SpectralDecoder | StridedDecoder | MLPDecoder | VectorDecoder
+DecoderConfig = Annotated[SpectralDecoderConfig | StridedDecoderConfig | MLPDecoderConfig, Discriminator("kind")]

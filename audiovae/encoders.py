@@ -1,12 +1,15 @@
 """Encoders: data (B, C, *grid) to what a bottleneck wants, (B, channels_out, *grid / hop).
 
-Each knows its ``hop`` (data steps per latent step, on every axis) and its receptive ``field``.
+Each knows its ``hop`` (data steps per latent step, on every axis) and its receptive ``field``. An encoder to
+one vector for the whole example gives a grid of 1 in every axis, and has no field: it reads all there is.
+A conditional encoder, q(z|x, y), is told a vector (B, E) too.
 """
 
 from dataclasses import dataclass
 from math import prod
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Discriminator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,8 +20,9 @@ from audiovae.errors import ConfigError
 from audiovae.nn.conv import Downsample, SameConv
 from audiovae.nn.convnext import ConvNeXtStack
 from audiovae.nn.field import Field, compose
+from audiovae.nn.mlp import Activation, perceptron
 from audiovae.nn.resnet import ResidualStack
-from audiovae.shapes import DataSpec, check, check_grid
+from audiovae.shapes import DataSpec, check, check_grid, check_size, fixed_size, grid_of
 
 
 class StridedEncoder(nn.Module):
@@ -40,21 +44,23 @@ class StridedEncoder(nn.Module):
     """
 
     def __init__(self, dims: int, channels: int, channels_out: int, strides: tuple[int, ...], width: int,
-                 depth: int = 2, growth: int = 3, hidden: int | None = None):
+                 depth: int = 2, growth: int = 3, hidden: int | None = None, condition_dim: int = 0):
         super().__init__()
         self.dims, self.channels, self.hop = dims, channels, prod(strides)
         layers: list[nn.Module] = []
         for i, stride in enumerate(strides):
             layers += [Downsample(dims, width if i else channels, width, stride),
-                       ResidualStack(dims, width, depth, growth, hidden)]
+                       ResidualStack(dims, width, depth, growth, hidden, condition_dim=condition_dim)]
         layers.append(SameConv(dims, width, channels_out, kernel=3))
         self.layers = nn.Sequential(*layers)
         self.field: Field = compose(*(layer.field for layer in layers))  # type: ignore[misc]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
         check("StridedEncoder", x, self.channels, self.dims)
         check_grid("StridedEncoder", x, self.hop)
-        return self.layers(x)
+        for layer in self.layers:
+            x = layer(x, vector) if isinstance(layer, ResidualStack) else layer(x)
+        return x
 
 
 class SpectralEncoder(nn.Module):
@@ -76,19 +82,19 @@ class SpectralEncoder(nn.Module):
 
     def __init__(self, sample_rate: int, channels_out: int, n_fft: int = 640, mel_hop: int = 160,
                  num_mels: int = 80, frames: int = 2, width: int = 256, depth: int = 4, kernel: int = 7,
-                 mean_seconds: float = 0.0):
+                 mean_seconds: float = 0.0, condition_dim: int = 0):
         super().__init__()
         self.hop, self.frames = mel_hop * frames, frames
         self.mel = LogMel(sample_rate, n_fft=n_fft, hop=mel_hop, num_mels=num_mels)
         self.reach = round(mean_seconds * sample_rate / mel_hop / 2)  # frames on either side
         self.into = nn.Linear(num_mels * frames, width)
-        self.stack = ConvNeXtStack(1, width, depth, kernel=kernel)
+        self.stack = ConvNeXtStack(1, width, depth, kernel=kernel, condition_dim=condition_dim)
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, channels_out)
         self.field = compose(self.mel.field, Field.conv(2 * self.reach + 1, padding=self.reach),
                              Field.conv(frames, stride=frames), self.stack.field)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
         check("SpectralEncoder", x, channels=1, dims=1)
         check_grid("SpectralEncoder", x, self.hop)
         mel = self.mel(x)
@@ -96,7 +102,52 @@ class SpectralEncoder(nn.Module):
             mel = mel - F.avg_pool1d(mel, 2 * self.reach + 1, 1, self.reach, count_include_pad=False)
         h = mel.transpose(1, 2)
         h = self.into(h.reshape(len(h), -1, self.into.in_features))
-        return self.out(self.norm(self.stack(h))).transpose(1, 2)
+        return self.out(self.norm(self.stack(h, vector))).transpose(1, 2)
+
+
+class MLPEncoder(nn.Module):
+    """A perceptron that reads a whole example at once: (B, C, *size) -> (B, channels_out, 1) or (.., 1, 1).
+
+    Parameters
+    ----------
+    channels, size, channels_out : C and the grid of the data, and what the bottleneck wants.
+    widths : of the hidden layers, first to last; () is a linear map.
+    condition_dim : E of the vector that it reads beside the data.
+
+    >>> MLPEncoder(1, (8, 8), channels_out=4, widths=(32,))(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 4, 1, 1])
+    """
+
+    hop = 1
+
+    def __init__(self, channels: int, size: tuple[int, ...], channels_out: int, widths: tuple[int, ...] = (512, 512),
+                 activation: Activation = "relu", condition_dim: int = 0):
+        super().__init__()
+        self.channels, self.size = channels, size
+        self.layers = perceptron(channels * prod(size) + condition_dim, channels_out, widths, activation)
+
+    def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
+        check_size("MLPEncoder", x, self.channels, self.size)
+        h = x.flatten(1) if vector is None else torch.cat([x.flatten(1), vector], dim=1)
+        return self.layers(h).view(len(x), -1, *[1] * len(self.size))
+
+
+class VectorEncoder(nn.Module):
+    """An encoder on a grid, then a linear map from all of its grid to one vector.
+
+    Shapes: (B, C, *size) -> (B, channels_out, 1) or (B, channels_out, 1, 1).
+    """
+
+    def __init__(self, inner: "SpectralEncoder | StridedEncoder", channels: int, size: tuple[int, ...], width: int,
+                 channels_out: int):
+        super().__init__()
+        self.inner, self.channels, self.size, self.hop = inner, channels, size, inner.hop
+        self.out = nn.Linear(width * prod(grid_of("encoder", size, inner.hop)), channels_out)
+
+    def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
+        check_size("VectorEncoder", x, self.channels, self.size)
+        h = F.relu(self.inner(x, vector))
+        return self.out(h.flatten(1)).view(len(x), -1, *[1] * len(self.size))
 
 
 @dataclass(frozen=True)
@@ -107,9 +158,9 @@ class StridedEncoderConfig(Config):
     depth: int = 3
     growth: int = 3
 
-    def build(self, data: DataSpec, channels_out: int) -> StridedEncoder:
+    def build(self, data: DataSpec, channels_out: int, condition_dim: int = 0) -> StridedEncoder:
         return StridedEncoder(data.dims, data.channels, channels_out, self.strides, self.width, self.depth,
-                              self.growth)
+                              self.growth, condition_dim=condition_dim)
 
 
 @dataclass(frozen=True)
@@ -124,12 +175,34 @@ class SpectralEncoderConfig(Config):
     kernel: int = 7
     mean_seconds: float = 0.0
 
-    def build(self, data: DataSpec, channels_out: int) -> SpectralEncoder:
+    def build(self, data: DataSpec, channels_out: int, condition_dim: int = 0) -> SpectralEncoder:
         if data.sample_rate is None or data.channels != 1:
             raise ConfigError(f"encoder 'spectral' wants mono audio, got {data}: take encoder 'strided'.")
         return SpectralEncoder(data.sample_rate, channels_out, self.n_fft, self.mel_hop, self.num_mels,
-                               self.frames, self.width, self.depth, self.kernel, self.mean_seconds)
+                               self.frames, self.width, self.depth, self.kernel, self.mean_seconds, condition_dim)
 
 
-Encoder = SpectralEncoder | StridedEncoder
-EncoderConfig = Annotated[SpectralEncoderConfig | StridedEncoderConfig, Discriminator("kind")]
+@dataclass(frozen=True)
+class MLPEncoderConfig(Config):
+    """A perceptron over the whole example; its latent is always one vector."""
+
+    kind: Literal["mlp"] = "mlp"
+    widths: tuple[int, ...] = (512, 512)
+    activation: Activation = "relu"
+
+    def build(self, data: DataSpec, channels_out: int, condition_dim: int = 0) -> MLPEncoder:
+        return MLPEncoder(data.channels, fixed_size("encoder 'mlp'", data), channels_out, self.widths,
+                          self.activation, condition_dim)
+
+
+def vector_encoder(config: "EncoderConfig", data: DataSpec, channels_out: int, condition_dim: int) -> "Encoder":
+    """The encoder of ``config``, followed by a map to one vector if it does not give one itself."""
+    if isinstance(config, MLPEncoderConfig):
+        return config.build(data, channels_out, condition_dim)
+    size = fixed_size("model.latent 'vector'", data)
+    inner = config.build(data, config.width, condition_dim)
+    return VectorEncoder(inner, data.channels, size, config.width, channels_out)
+
+
+Encoder = SpectralEncoder | StridedEncoder | MLPEncoder | VectorEncoder
+EncoderConfig = Annotated[SpectralEncoderConfig | StridedEncoderConfig | MLPEncoderConfig, Discriminator("kind")]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from audiovae.errors import ShapeError
+from audiovae.errors import ConfigError, ShapeError
 
 
 class Posterior(NamedTuple):
@@ -137,6 +137,35 @@ def check_grid(owner: str, x: Tensor, hop: int) -> None:
     if any(side % hop or side == 0 for side in x.shape[2:]):
         raise ShapeError(f"{owner} wants sides that are multiples of its hop {hop}, got "
                          f"{tuple(x.shape[2:])}: pad or crop first.")
+
+
+def check_size(owner: str, x: Tensor, channels: int, size: tuple[int, ...]) -> None:
+    """Raise ShapeError unless ``x`` is (B, channels, *size) of real dtype.
+
+    >>> check_size("MLPEncoder", torch.zeros(2, 1, 8, 8), channels=1, size=(8, 8))
+    """
+    check(owner, x, channels, len(size))
+    if x.shape[2:] != size:
+        raise ShapeError(f"{owner} wants examples of {size}, got {tuple(x.shape[2:])}: it was built for one size.")
+
+
+def fixed_size(owner: str, data: DataSpec) -> tuple[int, ...]:
+    """The grid of one example; ConfigError where the data's examples are not of one size."""
+    if data.size is None:
+        raise ConfigError(f"{owner} wants data of one size, got {data}: take a latent on a grid.")
+    return data.size
+
+
+def grid_of(owner: str, size: tuple[int, ...], hop: int) -> tuple[int, ...]:
+    """The latent's grid for data of ``size``; ConfigError unless each side is a multiple of the hop.
+
+    >>> grid_of("encoder", (28, 28), hop=4)
+    (7, 7)
+    """
+    if any(side % hop for side in size):
+        raise ConfigError(f"{owner} wants sides that are multiples of its hop {hop}, got {size}: change the strides, "
+                          "or the size of the data.")
+    return tuple(side // hop for side in size)
 
 
 def rows(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     ("errors", "shapes", "config", "files"),
     ("audio", "image", "nn"),
-    ("encoders", "bottlenecks", "decoders", "likelihoods", "rate_control", "criteria", "objectives"),
+    ("encoders", "bottlenecks", "decoders", "likelihoods", "corruption", "rate_control", "criteria", "objectives"),
     ("models",),
     ("priors",),
     ("blocks", "checkpoint", "codes", "codec", "transcode", "convert"),

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from audiovae.errors import ShapeError
+from audiovae.errors import ConfigError, ShapeError
 from audiovae.shapes import Latent
 
 
@@ -34,6 +34,12 @@ class Bottleneck(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def sample_prior(self, count: int, grid: tuple[int, ...], temperature: float = 1.0,
+                     generator: torch.Generator | None = None) -> Tensor:
+        """z (count, D, *grid) from the prior, its spread times ``temperature``; ConfigError where there is none."""
+        raise ConfigError(f"{type(self).__name__} has no prior to draw from: take a Gaussian bottleneck, or train a "
+                          "prior over its codes.")
 
     @property
     def is_discrete(self) -> bool:

@@ -88,10 +88,10 @@ class Gaussian(Bottleneck):
         check("Gaussian", codes, self.channels_in, self.dims, letter="2D")
         return codes.chunk(2, dim=1)[0]
 
-    def sample_prior(self, count: int, grid: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-        """z (count, D, *grid) drawn from the prior."""
+    def sample_prior(self, count: int, grid: tuple[int, ...], temperature: float = 1.0,
+                     generator: torch.Generator | None = None) -> Tensor:
         device = generator.device if generator is not None else None
-        return torch.randn(count, self.channels_out, *grid, generator=generator, device=device)
+        return temperature * torch.randn(count, self.channels_out, *grid, generator=generator, device=device)
 
     def posterior(self, h: Tensor) -> Posterior:
         """q(z|x) from what the encoder gives."""

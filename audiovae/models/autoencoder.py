@@ -1,10 +1,11 @@
 """The one-level model of the family: an encoder, a bottleneck, a decoder and a likelihood, put together.
 
 With an identity bottleneck it is an autoencoder, with a Gaussian one a VAE (Kingma & Welling 2014), with
-codes a VQ-VAE (van den Oord 2017); told a label, its decoder makes it conditional.
+codes a VQ-VAE (van den Oord 2017); told a label, its decoder makes it conditional (CVAE, Sohn 2015).
 """
 
 from dataclasses import dataclass
+from math import lcm
 from typing import Literal
 
 import torch
@@ -13,33 +14,43 @@ from torch import Tensor, nn
 from audiovae.bottlenecks import BottleneckConfig, RVQConfig
 from audiovae.bottlenecks.base import Bottleneck
 from audiovae.config import Config
-from audiovae.decoders import Decoder, DecoderConfig, SpectralDecoderConfig
-from audiovae.encoders import Encoder, EncoderConfig, SpectralEncoderConfig
-from audiovae.errors import ConfigError
+from audiovae.corruption import CorruptionConfig
+from audiovae.decoders import Decoder, DecoderConfig, SpectralDecoderConfig, vector_decoder
+from audiovae.encoders import Encoder, EncoderConfig, SpectralEncoderConfig, vector_encoder
+from audiovae.errors import ConfigError, ShapeError
 from audiovae.likelihoods import GaussianConfig, Likelihood, LikelihoodConfig
-from audiovae.shapes import Condition, DataSpec, Output
+from audiovae.shapes import Condition, DataSpec, Output, fixed_size, grid_of
 
 
-class LabelEmbedding(nn.Module):
-    """One vector a label and one more for "unknown", which training shows now and then.
+class ConditionEmbedding(nn.Module):
+    """A condition as one vector: a learned one a label, plus a linear map of the embedding that comes with it.
 
-    Shapes: label (B,) int64 with -1 for unknown -> (B, E). None means unknown for all.
+    One more vector stands for "unknown", which training shows now and then in place of either.
+    Shapes: label (B,) int64 with -1 for unknown, embedding (B, E') -> (B, E). None means unknown for all.
+
+    >>> told = ConditionEmbedding(num_labels=10, embedding=0, dim=4)
+    >>> told(Condition(torch.tensor([3, -1])), batch=2).shape
+    torch.Size([2, 4])
     """
 
-    def __init__(self, num_labels: int, dim: int, dropout: float = 0.0):
+    def __init__(self, num_labels: int, embedding: int, dim: int, dropout: float = 0.0):
         super().__init__()
         self.table = nn.Embedding(num_labels + 1, dim)
+        self.linear = nn.Linear(embedding, dim, bias=False) if embedding else None
         self.dropout = dropout
 
     def forward(self, condition: Condition | None, batch: int) -> Tensor:
-        unknown = self.table.num_embeddings - 1
-        label = condition.label if condition is not None else None
+        condition = condition or Condition()
+        unknown, label = self.table.num_embeddings - 1, condition.label
         if label is None:
             label = torch.full((batch,), unknown, device=self.table.weight.device)
-        label = torch.where(label < 0, unknown, label)
+        dropped = torch.zeros_like(label, dtype=torch.bool)
         if self.training and self.dropout:
-            label = torch.where(torch.rand(label.shape, device=label.device) < self.dropout, unknown, label)
-        return self.table(label)
+            dropped = torch.rand(label.shape, device=label.device) < self.dropout
+        vector = self.table(torch.where((label < 0) | dropped, unknown, label))
+        if self.linear is not None and condition.embedding is not None:
+            vector = vector + self.linear(condition.embedding) * ~dropped[:, None]
+        return vector
 
 
 class Autoencoder(nn.Module):
@@ -62,62 +73,134 @@ class Autoencoder(nn.Module):
     bottleneck: Bottleneck
     decoder: Decoder
     likelihood: Likelihood
-    embedding: LabelEmbedding | None
+    embedding: ConditionEmbedding | None
+    corruption: nn.Module | None
 
     def __init__(self, encoder: Encoder, bottleneck: Bottleneck, decoder: Decoder, likelihood: Likelihood,
-                 data: DataSpec, embedding: LabelEmbedding | None = None):
+                 data: DataSpec, embedding: ConditionEmbedding | None = None, told_encoder: bool = False,
+                 corruption: nn.Module | None = None, vector: bool = False):
         super().__init__()
-        if encoder.hop != decoder.hop:
+        if encoder.hop != decoder.hop and not vector:
             raise ConfigError(f"encoder and decoder disagree: hop {encoder.hop} and {decoder.hop}; make the "
                               "products of their strides (or mel_hop * frames and hop) equal.")
         self.encoder, self.bottleneck, self.decoder = encoder, bottleneck, decoder
         self.likelihood, self.embedding, self.data = likelihood, embedding, data
+        self.told_encoder, self.corruption, self.vector = told_encoder, corruption, vector
 
     @property
     def hop(self) -> int:
-        """Data steps per latent step, on every grid axis."""
-        return self.encoder.hop
+        """Data steps per latent step, on every grid axis; of a vector latent, what sides are multiples of."""
+        return lcm(self.encoder.hop, self.decoder.hop)
 
-    def forward(self, x: Tensor, condition: Condition | None = None) -> Output:
-        latent = self.bottleneck(self.encoder(x))
-        return Output((latent,), self.params(latent.z, condition))
+    def grid(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """The latent's grid for data of ``size``: (L,) or (H, W), all 1 where the latent is one vector."""
+        return (1,) * len(size) if self.vector else grid_of("model", size, self.hop)
 
-    def params(self, z: Tensor, condition: Condition | None = None) -> Tensor:
-        """The likelihood's parameters for a latent z (B, D, *grid): (B, P * C, *data grid)."""
-        vector = self.embedding(condition, len(z)) if self.embedding is not None else None
-        return self.decoder(z, vector)
+    def forward(self, x: Tensor, condition: Condition | None = None, samples: int = 1) -> Output:
+        """Data (B, C, *grid) through the model, with ``samples`` K latents drawn for each example."""
+        seen = self.corruption(x) if self.corruption is not None and self.training else x
+        vector = self._vector(condition, len(x))
+        h = self.encoder(seen, vector if self.told_encoder else None)
+        if samples > 1:
+            h, x = h.repeat_interleave(samples, 0), x.repeat_interleave(samples, 0)
+            vector = vector.repeat_interleave(samples, 0) if vector is not None else None
+        latent = self.bottleneck(h)
+        return Output((latent,), self._decoded(latent.z, vector, x))
 
-    def encode(self, x: Tensor) -> Tensor:
+    def params(self, z: Tensor, condition: Condition | None = None, x: Tensor | None = None) -> Tensor:
+        """The likelihood's parameters for a latent z (B, D, *grid): (B, P * C, *data grid).
+
+        An autoregressive decoder also wants the data x (B, C, *data grid) that they are for.
+        """
+        return self._decoded(z, self._vector(condition, len(z)), x)
+
+    def encode(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """Data (B, C, *grid) to codes (B, Q, *grid / hop) int64, or a continuous bottleneck's parameters."""
-        return self.bottleneck.encode(self.encoder(x))
+        vector = self._vector(condition, len(x)) if self.told_encoder else None
+        return self.bottleneck.encode(self.encoder(x, vector))
 
-    def decode(self, codes: Tensor, condition: Condition | None = None) -> Tensor:
-        """What :meth:`encode` gave back to data: the mean of the likelihood, (B, C, *data grid)."""
-        return self.likelihood.mean(self.params(self.bottleneck.decode(codes), condition))
+    def decode(self, codes: Tensor, condition: Condition | None = None,
+               generator: torch.Generator | None = None) -> Tensor:
+        """What :meth:`encode` gave back to data, as :meth:`generate` does."""
+        return self.generate(self.bottleneck.decode(codes), condition, generator)
+
+    def generate(self, z: Tensor, condition: Condition | None = None,
+                 generator: torch.Generator | None = None) -> Tensor:
+        """Data (B, C, *data grid) from a latent: the likelihood's mean; drawn, where the decoder is autoregressive."""
+        if self.decoder.autoregressive:
+            return self.decoder.sample(z, self._vector(condition, len(z)), self.likelihood, generator)
+        return self.likelihood.mean(self.params(z, condition))
+
+    def sample(self, count: int, condition: Condition | None = None, temperature: float = 1.0,
+               generator: torch.Generator | None = None, size: tuple[int, ...] | None = None) -> Tensor:
+        """New data (count, C, *size): z from the prior, its spread times ``temperature``, through the decoder.
+
+        ``size`` may be left out where the data is of one size. ConfigError where the bottleneck has no prior.
+        """
+        z = self.sample_prior(count, temperature, generator, size)
+        return self.generate(z, condition, generator)
+
+    def sample_prior(self, count: int, temperature: float = 1.0, generator: torch.Generator | None = None,
+                     size: tuple[int, ...] | None = None) -> Tensor:
+        """z (count, D, *grid) from the bottleneck's prior, as :meth:`sample` takes it."""
+        size = size or fixed_size("sample", self.data)
+        z = self.bottleneck.sample_prior(count, self.grid(size), temperature, generator)
+        return z.to(next(self.parameters()).device)
+
+    def _vector(self, condition: Condition | None, batch: int) -> Tensor | None:
+        return self.embedding(condition, batch) if self.embedding is not None else None
+
+    def _decoded(self, z: Tensor, vector: Tensor | None, x: Tensor | None) -> Tensor:
+        if not self.decoder.autoregressive:
+            return self.decoder(z, vector)
+        if x is None:
+            raise ShapeError("an autoregressive decoder wants the data that its parameters are for, got none: "
+                             "pass x, or call generate.")
+        return self.decoder(z, vector, x)
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig(Config):
-    """The parts of an autoencoder; ``condition_dim`` 0 leaves the decoder without a label."""
+    """The parts of an autoencoder.
+
+    latent : "grid", a latent every hop; "vector", one for the whole example, which is then of one size. A
+        perceptron (kind "mlp") on either side means "vector".
+    condition_dim : E of the condition's vector; 0 leaves the model without label or embedding.
+    condition_encoder : whether the encoder is told the condition as the decoder is.
+    label_dropout : how often training hides the condition, so that the model can do without.
+    corruption : noise on what the encoder reads in training (a denoising autoencoder).
+    """
 
     kind: Literal["autoencoder"] = "autoencoder"
     encoder: EncoderConfig = SpectralEncoderConfig()
     bottleneck: BottleneckConfig = RVQConfig()
     decoder: DecoderConfig = SpectralDecoderConfig()
     likelihood: LikelihoodConfig = GaussianConfig()
+    latent: Literal["grid", "vector"] = "grid"
     condition_dim: int = 0
+    condition_encoder: bool = False
     label_dropout: float = 0.1
+    corruption: CorruptionConfig | None = None
 
     def build(self, data: DataSpec) -> Autoencoder:
-        if self.condition_dim and not data.labels:
+        if self.condition_dim and not (data.labels or data.embedding):
             raise ConfigError("model.condition_dim is set, but the data has no labels: set it to 0.")
+        if self.condition_encoder and not self.condition_dim:
+            raise ConfigError("model.condition_encoder is set, but there is no condition: set model.condition_dim.")
         bottleneck = self.bottleneck.build(dims=data.dims)
         likelihood = self.likelihood.build()
         embedding = None
         if self.condition_dim:
-            embedding = LabelEmbedding(len(data.labels), self.condition_dim, self.label_dropout)
-        return Autoencoder(
-            self.encoder.build(data, bottleneck.channels_in), bottleneck,
-            self.decoder.build(data, bottleneck.channels_out, likelihood.params_per_channel * data.channels,
-                               self.condition_dim),
-            likelihood, data, embedding)
+            embedding = ConditionEmbedding(len(data.labels), data.embedding, self.condition_dim, self.label_dropout)
+        vector = self.latent == "vector" or "mlp" in (self.encoder.kind, self.decoder.kind)
+        told = self.condition_dim if self.condition_encoder else 0
+        params = likelihood.params_per_channel * data.channels
+        if vector:
+            encoder = vector_encoder(self.encoder, data, bottleneck.channels_in, told)
+            decoder = vector_decoder(self.decoder, data, bottleneck.channels_out, params, self.condition_dim)
+        else:
+            encoder = self.encoder.build(data, bottleneck.channels_in, told)
+            decoder = self.decoder.build(data, bottleneck.channels_out, params, self.condition_dim)
+        corruption = self.corruption.build() if self.corruption is not None else None
+        return Autoencoder(encoder, bottleneck, decoder, likelihood, data, embedding, self.condition_encoder, corruption,
+                           vector)
