@@ -21,9 +21,16 @@ from audiovae.likelihoods import (
     Laplace,
     LaplaceConfig,
     LikelihoodConfig,
+    Logistic,
+    LogisticConfig,
+    LogisticMixture,
+    LogisticMixtureConfig,
 )
+from audiovae.shapes import DataSpec
 
-SCIPY = {Gaussian: stats.norm, Laplace: stats.laplace}
+SCIPY = {Gaussian: stats.norm, Laplace: stats.laplace, Logistic: stats.logistic}
+CALIBRATED = (Gaussian, Laplace)
+PICTURES = DataSpec(channels=3, dims=2, levels=17)
 GRIDS = [(2, 30), (3, 4, 5)]  # C and T, C and H W
 
 
@@ -66,7 +73,7 @@ def test_a_predicted_scale_is_its_value_times_exp_until_it_meets_its_floor():
     torch.testing.assert_close(scale, torch.tensor([1e-3, 1.0, np.e]), rtol=2e-3, atol=0)
 
 
-@pytest.mark.parametrize("kind", SCIPY)
+@pytest.mark.parametrize("kind", CALIBRATED)
 def test_a_calibrated_scale_beats_every_other_on_its_batch(kind):
     params, x = torch.randn(2, 8, 1, 50)
     calibrated = kind("calibrated").log_prob(params, x).sum()
@@ -76,7 +83,7 @@ def test_a_calibrated_scale_beats_every_other_on_its_batch(kind):
         assert kind("fixed", best * factor).log_prob(params, x).sum() < calibrated
 
 
-@pytest.mark.parametrize("kind", SCIPY)
+@pytest.mark.parametrize("kind", CALIBRATED)
 def test_the_gradient_of_a_calibrated_likelihood_is_that_of_its_closed_form(kind):
     """With the optimum put in, Σ log p is -n log s*(μ) and a constant: its own gradient needs no detach."""
     params, x = torch.randn(8, 1, 50, requires_grad=True), torch.randn(8, 1, 50)
@@ -87,7 +94,7 @@ def test_the_gradient_of_a_calibrated_likelihood_is_that_of_its_closed_form(kind
     torch.testing.assert_close(ours, truth)
 
 
-@pytest.mark.parametrize("kind", SCIPY)
+@pytest.mark.parametrize("kind", CALIBRATED)
 def test_evaluation_uses_the_average_over_training_and_does_not_move_it(kind):
     likelihood = kind("calibrated")
     batches = [k * torch.randn(8, 1, 50) for k in (1.0, 2.0, 3.0)]
@@ -102,14 +109,14 @@ def test_evaluation_uses_the_average_over_training_and_does_not_move_it(kind):
     assert all(torch.equal(saved[name], value) for name, value in likelihood.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", SCIPY)
+@pytest.mark.parametrize("kind", CALIBRATED)
 def test_a_perfect_batch_leaves_the_scale_at_its_floor(kind):
     x = torch.randn(2, 1, 10)
     torch.testing.assert_close(kind("calibrated", floor=0.01).log_prob(x, x),
                                kind("fixed", 0.01).log_prob(x, x))
 
 
-@pytest.mark.parametrize("kind", SCIPY)
+@pytest.mark.parametrize("kind", CALIBRATED)
 def test_a_global_scale_learns_the_optimum(kind):
     likelihood, x = kind("global", 1.0), 0.05 * torch.randn(64, 1, 100)
     optimizer = torch.optim.Adam(likelihood.parameters(), lr=0.1)
@@ -172,21 +179,142 @@ def test_the_masses_of_all_data_sum_to_one():
     torch.testing.assert_close(total, torch.ones(1))
 
 
+def all_pictures(levels: int, channels: int) -> torch.Tensor:
+    """Every picture of one pixel, (levels ** channels, channels, 1)."""
+    return torch.cartesian_prod(*[torch.linspace(0, 1, levels)] * channels).view(-1, channels, 1)
+
+
+@pytest.mark.parametrize(("levels", "channels", "coupled"), [(2, 1, False), (256, 1, False), (4, 3, False),
+                                                             (4, 3, True)])
+@pytest.mark.parametrize("spread", [0.5, 5.0, 50.0])
+def test_the_mass_of_a_logistic_mixture_sums_to_one(levels, channels, coupled, spread):
+    likelihood = LogisticMixture(levels, mixtures=3, coupled=coupled)
+    x = all_pictures(levels, channels)
+    params = spread * torch.randn(1, likelihood.params_per_channel * channels, 1, dtype=torch.float64)
+    total = likelihood.log_prob(params.expand(len(x), -1, -1), x.double()).exp().sum()
+    assert float(total) == pytest.approx(1, abs=1e-6)
+
+
+def mixture_by_hand(params: np.ndarray, y: np.ndarray, levels: int, coupled: bool) -> float:
+    """The mass of one pixel from scipy's distribution function; params (P, C), y (C,) in [-1, 1]."""
+    parts = params.reshape(4 if coupled else 3, -1, len(y))
+    half, bound = 1 / (levels - 1), 2 + np.log(levels - 1)
+
+    def of_channel(m, c):
+        location = parts[1, m, c]
+        if coupled:
+            a, b, green = np.tanh(parts[3, m])
+            location += {0: 0.0, 1: a * y[0], 2: b * y[0] + green * y[1]}[c]
+        logistic = stats.logistic(location, np.exp(bound * np.tanh(parts[2, m, c] / bound)))
+        above = 1.0 if y[c] > 1 - half else logistic.cdf(y[c] + half)
+        below = 0.0 if y[c] < half - 1 else logistic.cdf(y[c] - half)
+        return above - below
+
+    def shares(logits):
+        return np.exp(logits) / np.exp(logits).sum()
+
+    channels, components = range(len(y)), range(parts.shape[1])
+    if coupled:
+        share = shares(parts[0].sum(1))
+        return sum(share[m] * np.prod([of_channel(m, c) for c in channels]) for m in components)
+    return float(np.prod([sum(shares(parts[0, :, c])[m] * of_channel(m, c) for m in components) for c in channels]))
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_a_logistic_mixture_is_scipys_distribution_function_pixel_by_pixel(coupled):
+    likelihood = LogisticMixture(17, mixtures=3, coupled=coupled)
+    params = torch.randn(2, likelihood.params_per_channel * 3, 4, 5, dtype=torch.float64)
+    x = torch.randint(0, 17, (2, 3, 4, 5)).double() / 16
+    log_prob = likelihood.log_prob(params, x)
+    for b in range(2):
+        truth = sum(np.log(mixture_by_hand(params[b, :, i, j].numpy(), 2 * x[b, :, i, j].numpy() - 1, 17, coupled))
+                    for i in range(4) for j in range(5))
+        assert float(log_prob[b]) == pytest.approx(truth, rel=1e-9)
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_far_tails_keep_their_digits_in_single_precision(side):
+    """Of two sigmoids that are 1 in float32 the difference would be 0, and its logarithm infinite."""
+    bound = 2 + np.log(255)
+    s = np.exp(bound * np.tanh(-3.0 / bound))
+    params = torch.tensor([0.0, -1.5 * side, -3.0]).view(1, 3, 1)
+    level = 127.5 + 117.5 * side
+    gap = abs(2 * level / 255 - 1 + 1.5 * side)
+    truth = -(gap - 1 / 255) / s + np.log1p(-np.exp(-2 / 255 / s))  # e^a (1 - e^(b - a)): the tail is exponential
+    assert truth < -40
+    x = torch.tensor([[[level / 255]]])
+    assert float(LogisticMixture(256, mixtures=1).log_prob(params, x)) == pytest.approx(truth, rel=1e-5)
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize("size", [1e-6, 30.0, 1e4])
+def test_extreme_parameters_leave_value_and_gradient_finite(coupled, size):
+    likelihood = LogisticMixture(256, mixtures=4, coupled=coupled)
+    params = (size * torch.randn(64, likelihood.params_per_channel * 3, 5)).requires_grad_()
+    log_prob = likelihood.log_prob(params, torch.randint(0, 256, (64, 3, 5)) / 255)
+    log_prob.sum().backward()
+    assert bool(log_prob.isfinite().all()) and bool((log_prob <= 0).all())
+    assert params.grad is not None and bool(params.grad.isfinite().all())
+
+
+def test_what_couples_the_channels_is_told_by_their_correlation():
+    """One wide red, green and blue narrow about it: r and g move together, apart when a is 0."""
+    likelihood = LogisticMixture(256, mixtures=1, coupled=True)
+    params = torch.zeros(1, 4, 3, 1)
+    params[0, 2] = torch.tensor([-1.5, -4.0, -4.0])[:, None]
+    for a, expected in ((4.0, 1.0), (-4.0, -1.0), (0.0, 0.0)):
+        params[0, 3, 0] = a
+        drawn = likelihood.sample(params.view(1, 12, 1).expand(1, 12, 4000))[0].numpy()
+        assert np.corrcoef(drawn[0], drawn[1])[0, 1] == pytest.approx(expected, abs=0.1)
+        assert np.corrcoef(drawn[0], drawn[2])[0, 1] == pytest.approx(0, abs=0.1)
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_samples_of_a_logistic_mixture_are_spread_over_the_levels_as_its_mass_says(coupled):
+    likelihood, n = LogisticMixture(4, mixtures=2, coupled=coupled), 20000
+    params = torch.randn(1, likelihood.params_per_channel * 3, 1)
+    x = all_pictures(4, 3)
+    expected = n * likelihood.log_prob(params.expand(len(x), -1, -1), x).exp().double().numpy()
+    drawn = likelihood.sample(params.expand(-1, -1, n))[0].T * 3
+    counts = np.bincount((drawn @ torch.tensor([16.0, 4.0, 1.0])).round().int().numpy(), minlength=64)
+    common = expected > 5
+    chi = ((counts - expected)[common] ** 2 / expected[common]).sum()
+    assert stats.chi2.sf(chi, int(common.sum()) - 1) > 1e-4
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_the_mean_of_a_logistic_mixture_is_the_sum_over_its_levels(levels):
+    likelihood, x = LogisticMixture(levels, mixtures=3), all_pictures(levels, 1)
+    params = 2 * torch.randn(1, 9, 1)
+    mass = likelihood.log_prob(params.expand(levels, -1, -1), x).exp()
+    torch.testing.assert_close(likelihood.mean(params).flatten()[0], (mass * x.flatten()).sum(), rtol=0, atol=1e-5)
+
+
+def test_the_mean_of_coupled_channels_is_near_the_sum_over_all_colours():
+    likelihood, x = LogisticMixture(4, mixtures=2, coupled=True), all_pictures(4, 3)
+    params = 0.5 * torch.randn(1, 24, 1)
+    mass = likelihood.log_prob(params.expand(64, -1, -1), x).exp()
+    truth = (mass.view(-1, 1, 1) * x).sum(0)
+    torch.testing.assert_close(likelihood.mean(params)[0], truth, rtol=0, atol=0.01)
+
+
 @pytest.mark.parametrize(("likelihood", "params"), [
     (Gaussian("fixed", 0.3), torch.tensor([0.7])),
     (Gaussian("predicted", 1.0), torch.tensor([0.7, -1.0])),
     (Laplace("global", 0.3), torch.tensor([0.7])),
     (Laplace("calibrated", 0.3), torch.tensor([0.7])),
+    (Logistic("predicted", 0.3), torch.tensor([0.7, 0.2])),
     (Bernoulli(), torch.tensor([0.4])),
     (Categorical(4), torch.tensor([0.4, 1.0, -1.0, 0.0])),
+    (LogisticMixture(4, mixtures=2), torch.tensor([0.4, 1.0, -0.5, 0.5, -1.0, -2.0])),
 ])
 def test_samples_have_the_mean_and_spread_that_log_prob_says(likelihood, params):
     """Mean by ``mean``; spread by integrating (or summing) exp(log_prob)."""
     params, n = params.view(1, -1, 1).expand(1, -1, 40000), 40000
     likelihood.eval()
     drawn = likelihood.sample(params, generator=torch.Generator().manual_seed(1)).detach()
-    grid = torch.linspace(-9, 9, 36001) if isinstance(likelihood, Gaussian | Laplace) else torch.arange(2.0)
-    grid = torch.linspace(0, 1, 4) if isinstance(likelihood, Categorical) else grid
+    grid = torch.linspace(-9, 9, 36001) if isinstance(likelihood, Gaussian | Laplace | Logistic) else torch.arange(2.0)
+    grid = torch.linspace(0, 1, 4) if isinstance(likelihood, Categorical | LogisticMixture) else grid
     weight = likelihood.log_prob(params[..., :1].expand(len(grid), -1, 1), grid.view(-1, 1, 1)).exp().detach()
     weight = weight / weight.sum()
     mean = (weight * grid).sum()
@@ -197,7 +325,9 @@ def test_samples_have_the_mean_and_spread_that_log_prob_says(likelihood, params)
     assert float(drawn.std()) == pytest.approx(float(spread), rel=0.03)
 
 
-@pytest.mark.parametrize("likelihood", [Gaussian(), Laplace(), Bernoulli(), Categorical(4)])
+@pytest.mark.parametrize("likelihood", [
+    Gaussian(), Laplace(), Logistic(), Bernoulli(), Categorical(4), LogisticMixture(4),
+    LogisticMixture(4, coupled=True)])
 def test_a_generator_repeats_the_sample(likelihood):
     params = torch.zeros(2, likelihood.params_per_channel * 3, 50)
     one, same, other = (likelihood.sample(params, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
@@ -207,7 +337,8 @@ def test_a_generator_repeats_the_sample(likelihood):
 
 @pytest.mark.parametrize(("config", "kind"), [
     (GaussianConfig(), Gaussian), (LaplaceConfig(scale="predicted"), Laplace),
-    (BernoulliConfig(), Bernoulli), (CategoricalConfig(levels=17), Categorical)])
+    (LogisticConfig(), Logistic), (BernoulliConfig(), Bernoulli), (CategoricalConfig(levels=17), Categorical),
+    (LogisticMixtureConfig(), LogisticMixture)])
 def test_the_union_of_configs_is_the_registry(config, kind):
     @dataclass(frozen=True)
     class Model:
@@ -215,9 +346,19 @@ def test_the_union_of_configs_is_the_registry(config, kind):
 
     read = from_dict(Model, {"likelihood": {"kind": config.kind}}).likelihood
     assert isinstance(read, type(config))
-    likelihood = config.build()
+    likelihood = config.build(PICTURES)
     assert isinstance(likelihood, kind)
     assert isinstance(likelihood, nn.Module)
+
+
+def test_the_levels_are_the_datas_unless_said():
+    assert LogisticMixtureConfig().build(PICTURES).levels == CategoricalConfig().build(PICTURES).levels == 17
+    assert CategoricalConfig(levels=9).build(PICTURES).levels == 9
+
+
+def test_each_says_what_its_nats_are_of():
+    assert {kind: kind.measure for kind in (Gaussian, Laplace, Logistic)} == dict.fromkeys(SCIPY, "density")
+    assert {kind.measure for kind in (Bernoulli, Categorical, LogisticMixture)} == {"mass"}
 
 
 def one(value: float, params: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -230,6 +371,11 @@ def one(value: float, params: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     (lambda: Bernoulli().log_prob(*one(1.5)), ShapeError, r"\[0, 1\]"),
     (lambda: Bernoulli().log_prob(*one(np.nan)), ShapeError, r"\[0, 1\]"),
     (lambda: Categorical(4).log_prob(*one(0.5, params=4)), ShapeError, "in between"),
+    (lambda: LogisticMixture(4).log_prob(*one(0.5, params=15)), ShapeError, "in between"),
+    (lambda: LogisticMixture(4, 1, coupled=True).log_prob(*one(0.0, params=4)), ShapeError, "wants 3 channels"),
+    (lambda: LogisticMixture(4, 0), ConfigError, "1 component"),
+    (lambda: LogisticMixtureConfig().build(DataSpec(channels=1, dims=1)), ConfigError, "how many levels"),
+    (lambda: Logistic("calibrated"), ConfigError, "got calibrated"),
     (lambda: Categorical(1), ConfigError, "at least 2 levels"),
     (lambda: Gaussian("fixed", 0.0), ConfigError, "above 0"),
     (lambda: Laplace("global", 0.001, floor=0.01), ConfigError, "above its floor 0.01"),

@@ -10,10 +10,20 @@ from pydantic import Discriminator
 
 from audiovae.likelihoods.base import Likelihood, Measure
 from audiovae.likelihoods.discrete import Bernoulli, BernoulliConfig, Categorical, CategoricalConfig
-from audiovae.likelihoods.location_scale import Gaussian, GaussianConfig, Laplace, LaplaceConfig
+from audiovae.likelihoods.location_scale import (
+    Gaussian,
+    GaussianConfig,
+    Laplace,
+    LaplaceConfig,
+    Logistic,
+    LogisticConfig,
+)
+from audiovae.likelihoods.logistic_mixture import LogisticMixture, LogisticMixtureConfig
 
-LikelihoodConfig = Annotated[GaussianConfig | LaplaceConfig | BernoulliConfig | CategoricalConfig,
-                             Discriminator("kind")]
+LikelihoodConfig = Annotated[
+    GaussianConfig | LaplaceConfig | LogisticConfig | BernoulliConfig | CategoricalConfig | LogisticMixtureConfig,
+    Discriminator("kind"),
+]
 
 __all__ = [
     "Bernoulli",
@@ -26,5 +36,9 @@ __all__ = [
     "LaplaceConfig",
     "Likelihood",
     "LikelihoodConfig",
+    "Logistic",
+    "LogisticConfig",
+    "LogisticMixture",
+    "LogisticMixtureConfig",
     "Measure",
 ]

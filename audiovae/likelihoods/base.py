@@ -5,7 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from audiovae.errors import ShapeError
+from audiovae.errors import ConfigError, ShapeError
+from audiovae.shapes import DataSpec
 
 Measure = Literal["mass", "density", "uniform dequantization", "variational dequantization"]
 TOLERANCE = 0.01  # of a level: single precision keeps 8- and 16-bit grids far closer
@@ -65,3 +66,16 @@ def level_of(owner: str, x: Tensor, levels: int) -> Tensor:
         raise ShapeError(f"{owner} wants data on the grid k / {levels - 1}, got values in between: quantize it, "
                          "or set levels to the data's number of values.")
     return index.long()
+
+
+def levels_of(owner: str, levels: int | None, data: DataSpec) -> int:
+    """The levels a config names, or else the data's; raises ConfigError where neither is known.
+
+    >>> levels_of("categorical", None, DataSpec(channels=1, dims=2, levels=17))
+    17
+    """
+    levels = data.levels if levels is None else levels
+    if levels is None:
+        raise ConfigError(f"likelihood {owner}: how many levels? The data does not lie on any; set "
+                          "model.likelihood.levels, or take a density.")
+    return levels

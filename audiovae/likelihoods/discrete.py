@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from audiovae.config import Config
 from audiovae.errors import ConfigError
-from audiovae.likelihoods.base import Likelihood, Measure, check_unit, level_of
+from audiovae.likelihoods.base import Likelihood, Measure, check_unit, level_of, levels_of
+from audiovae.shapes import DataSpec
 
 
 class Bernoulli(Likelihood):
@@ -74,16 +75,20 @@ class Categorical(Likelihood):
 
 @dataclass(frozen=True)
 class BernoulliConfig(Config):
+    """No settings: every element has a logit."""
+
     kind: Literal["bernoulli"] = "bernoulli"
 
-    def build(self) -> Bernoulli:
+    def build(self, data: DataSpec) -> Bernoulli:
         return Bernoulli()
 
 
 @dataclass(frozen=True)
 class CategoricalConfig(Config):
-    kind: Literal["categorical"] = "categorical"
-    levels: int = 256
+    """``levels`` is how many values the data takes; None takes what the data says of itself."""
 
-    def build(self) -> Categorical:
-        return Categorical(self.levels)
+    kind: Literal["categorical"] = "categorical"
+    levels: int | None = None
+
+    def build(self, data: DataSpec) -> Categorical:
+        return Categorical(levels_of("categorical", self.levels, data))

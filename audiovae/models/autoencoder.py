@@ -188,7 +188,7 @@ class AutoencoderConfig(Config):
         if self.condition_encoder and not self.condition_dim:
             raise ConfigError("model.condition_encoder is set, but there is no condition: set model.condition_dim.")
         bottleneck = self.bottleneck.build(dims=data.dims)
-        likelihood = self.likelihood.build()
+        likelihood = self.likelihood.build(data)
         embedding = None
         if self.condition_dim:
             embedding = ConditionEmbedding(len(data.labels), data.embedding, self.condition_dim, self.label_dropout)
