@@ -5,12 +5,17 @@
 Distortion is -log p(x|z) and rate the latent's, both in nats per example; ``dims`` is the number of data
 dimensions of one example (C T, or C H W). So every term is per dimension, and weights and learning rates
 carry over from one crop length or picture size to another.
+
+With K latents an example and the bound "iwae", what takes the place of distortion and rate is the importance-
+weighted bound: -log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x) (Burda 2016, eq. 8).
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from audiovae.config import Config
@@ -19,6 +24,8 @@ from audiovae.errors import ConfigError
 from audiovae.likelihoods import Likelihood
 from audiovae.rate_control import ConstantConfig, RateControl, RateControlConfig, sum_of_levels
 from audiovae.shapes import Latent, Output
+
+Bound = Literal["elbo", "iwae"]
 
 
 @dataclass
@@ -31,8 +38,11 @@ class Loss:
     elbo : -(distortion + rate), nats per example, higher is better, whatever beta is. None when it would
         not be one: the bottleneck has no rate, or criteria or a distortion weight other than 1 took the
         likelihood's place in training.
-    bits_per_dimension : -elbo / (dims log 2), lower is better. Of a density it is that of the data as it
-        is, without dequantization: it can be negative, and compares only within one unit of the data.
+    iwae : the importance-weighted bound of the K latents drawn, nats per example; None for K = 1, or where
+        there is no ELBO.
+    bits_per_dimension : -elbo / (dims log 2), lower is better. The likelihood's ``measure`` says what they are
+        of: of a density, of the data as it is, without dequantization, it can be negative, and compares only
+        within one unit of the data.
     terms : the criteria and bottleneck losses by name, unweighted.
     stats : the bottleneck's statistics by name, and ``beta``.
     """
@@ -41,6 +51,7 @@ class Loss:
     distortion: Tensor
     rate: Tensor
     elbo: Tensor | None = None
+    iwae: Tensor | None = None
     bits_per_dimension: Tensor | None = None
     terms: dict[str, Tensor] = field(default_factory=dict)
     stats: dict[str, Tensor] = field(default_factory=dict)
@@ -48,7 +59,7 @@ class Loss:
     def numbers(self) -> dict[str, float]:
         """Everything by name, as numbers for a log; what is None is left out."""
         named = {"total": self.total, "distortion": self.distortion, "rate": self.rate, "elbo": self.elbo,
-                 "bits_per_dimension": self.bits_per_dimension, **self.terms, **self.stats}
+                 "iwae": self.iwae, "bits_per_dimension": self.bits_per_dimension, **self.terms, **self.stats}
         return {name: float(value.detach()) for name, value in named.items() if value is not None}
 
 
@@ -61,6 +72,7 @@ class Objective(nn.Module):
     criteria : by name; each compares the likelihood's mean with the data.
     weights : of each criterion and each bottleneck loss, by name.
     distortion_weight : of the likelihood; 0 leaves the criteria alone to say what is near.
+    bound, samples : what is maximised, and K, latents drawn for each example.
 
     Raises ConfigError on a bottleneck loss without a weight: nothing is dropped in silence.
 
@@ -75,26 +87,34 @@ class Objective(nn.Module):
     """
 
     def __init__(self, rate_control: RateControl, criteria: Mapping[str, nn.Module], weights: dict[str, float],
-                 distortion_weight: float = 1.0):
+                 distortion_weight: float = 1.0, bound: Bound = "elbo", samples: int = 1,
+                 weight_l1: float = 0.0, weight_l2: float = 0.0):
         super().__init__()
         self.rate_control, self.weights = rate_control, weights
+        self.weight_l1, self.weight_l2 = weight_l1, weight_l2
         self.criteria = nn.ModuleDict(dict(criteria))
-        self.distortion_weight = distortion_weight
+        self.distortion_weight, self.bound, self.samples = distortion_weight, bound, samples
 
     def forward(self, output: Output, x: Tensor, likelihood: Likelihood, progress: float) -> Loss:
         """Data (B, C, *grid) against what a model made of it, after the share ``progress`` of training."""
-        distortion = -likelihood.log_prob(output.params, x).mean()
+        count, dims = len(output.params) // len(x), x[0].numel()
+        every = x.repeat_interleave(count, 0) if count > 1 else x
+        log_prob = likelihood.log_prob(output.params, every).view(len(x), count)
+        distortion = -(log_prob.mean(1) if output.weights is None else (output.weights * log_prob).sum(1)).mean()
         terms = _losses(output.latents)
         if self.criteria:
             estimate = likelihood.mean(output.params)
-            terms |= {name: criterion(estimate, x) for name, criterion in self.criteria.items()}
-        dims = x[0].numel()
-        total = self.rate_control(output.latents, progress) / dims
-        if self.distortion_weight:
-            total = total + self.distortion_weight * distortion / dims
+            terms |= {name: criterion(estimate, every) for name, criterion in self.criteria.items()}
+        iwae = self._importance(output, log_prob) if count > 1 else None
+        if self.bound == "iwae" and iwae is not None:
+            total = -iwae
+        else:
+            weighed = self.distortion_weight * distortion if self.distortion_weight else torch.zeros_like(distortion)
+            total = self.rate_control.total(weighed, output.latents, progress, dims)
+        total = total / dims
         for name, value in terms.items():
             if name not in self.weights:
-                raise ConfigError(f"objective: the bottleneck's loss '{name}' has no weight; it knows "
+                raise ConfigError(f"objective: the loss '{name}' has no weight; it knows "
                                   f"{', '.join(sorted(self.weights))}.")
             total = total + self.weights[name] * value
         rate = sum_of_levels(output.latents).detach()
@@ -103,13 +123,40 @@ class Objective(nn.Module):
         loss.stats["beta"] = rate.new_tensor(self.rate_control.weight(progress))
         if self.distortion_weight == 1 and not self.criteria and all(map(_has_rate, output.latents)):
             loss.elbo = -(loss.distortion + rate)
+            loss.iwae = iwae.detach() if iwae is not None else None
             loss.bits_per_dimension = -loss.elbo / (dims * math.log(2))
         return loss
 
+    def weight_penalty(self, model: nn.Module) -> Tensor | None:
+        """weight_l1 Σ|w| + weight_l2 Σ w² over the model's weight matrices, or None where both are 0."""
+        if not (self.weight_l1 or self.weight_l2):
+            return None
+        matrices = [p for p in model.parameters() if p.ndim > 1]
+        return torch.stack([self.weight_l1 * w.abs().sum() + self.weight_l2 * w.square().sum() for w in matrices]).sum()
+
+    def _importance(self, output: Output, log_prob: Tensor) -> Tensor | None:
+        """The importance-weighted bound, averaged over the batch: (B, K) log p(x|z_k) -> a scalar."""
+        ratios = [latent.log_ratio for latent in output.latents if latent.log_ratio is not None]
+        if len(ratios) < len(output.latents) or output.weights is not None:
+            if self.bound == "iwae":
+                raise ConfigError("objective: the bound 'iwae' wants latents that are drawn, such as the Gaussian "
+                                  "bottleneck's: take the bound 'elbo'.")
+            return None
+        return importance_bound(log_prob - torch.stack(ratios).sum(0).view_as(log_prob)).mean()
+
+
+def importance_bound(log_weights: Tensor) -> Tensor:
+    """log 1/K Σ_k w_k from log w_k (B, K): (B,) nats, below log p(x) in expectation for any K (Burda 2016).
+
+    >>> importance_bound(torch.tensor([[0.0, 0.0]]))
+    tensor([0.])
+    """
+    return log_weights.logsumexp(1) - math.log(log_weights.shape[1])
+
 
 def _has_rate(latent: Latent) -> bool:
-    """A KL says where it is spent, codes have a length; the identity has neither."""
-    return latent.rate_map is not None or latent.codes is not None
+    """What is drawn has a KL, codes have a length; the identity has neither."""
+    return latent.rate_map is not None or latent.log_ratio is not None or latent.codes is not None
 
 
 def _losses(latents: tuple[Latent, ...]) -> dict[str, Tensor]:
@@ -129,13 +176,27 @@ def _stats(latents: tuple[Latent, ...]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class ObjectiveConfig(Config):
-    """The objective's parts; ``commitment`` and ``codebook`` weigh the losses of a quantizing bottleneck."""
+    """The objective's parts.
+
+    commitment, codebook : weights of the losses of a quantizing bottleneck.
+    sparsity : weight of a sparse bottleneck's penalty.
+    classification : weight of a classifier's cross-entropy on labelled examples (α of Kingma 2014, eq. 9,
+        per data dimension).
+    weight_l1, weight_l2 : weights of Σ|w| and Σ w² over the model's weight matrices (not biases, nor norms).
+    bound, samples : "elbo" or "iwae", and K, latents drawn for each example.
+    """
 
     distortion_weight: float = 1.0
     rate: RateControlConfig = ConstantConfig()
     criteria: tuple[CriterionConfig, ...] = ()
     commitment: float = 0.25
     codebook: float = 1.0
+    sparsity: float = 1.0
+    classification: float = 1.0
+    weight_l1: float = 0.0
+    weight_l2: float = 0.0
+    bound: Bound = "elbo"
+    samples: int = 1
 
     def build(self, sample_rate: int | None) -> Objective:
         """Raise ConfigError on a criterion named twice, or one for audio where there is no sample rate."""
@@ -144,7 +205,14 @@ class ObjectiveConfig(Config):
         if twice:
             raise ConfigError(f"objective: criterion '{twice[0]}' is given more than once: give it once, with "
                               "all its resolutions.")
-        weights = {"commitment": self.commitment, "codebook": self.codebook}
+        if self.samples < 1:
+            raise ConfigError(f"objective.samples wants at least 1, got {self.samples}.")
+        if self.bound == "iwae" and (self.rate != ConstantConfig() or self.distortion_weight != 1):
+            raise ConfigError("objective: the bound 'iwae' has no rate apart to control: leave objective.rate and "
+                              "distortion_weight as they are.")
+        weights = {"commitment": self.commitment, "codebook": self.codebook, "sparsity": self.sparsity,
+                   "classification": self.classification}
         weights |= {criterion.kind: criterion.weight for criterion in self.criteria}
         criteria = {criterion.kind: criterion.build(sample_rate) for criterion in self.criteria}
-        return Objective(self.rate.build(), criteria, weights, self.distortion_weight)
+        return Objective(self.rate.build(), criteria, weights, self.distortion_weight, self.bound, self.samples,
+                         self.weight_l1, self.weight_l2)

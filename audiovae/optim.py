@@ -17,6 +17,13 @@ def parameter_groups(model: nn.Module, lr: float, encoder_lr: float | None) -> l
     return [{"params": params, "lr": rate, "base_lr": rate} for params, rate in groups if params]
 
 
+def hold_all_but_encoder(optimizer: torch.optim.Optimizer) -> None:
+    """Drop the gradients of every group but the first, the encoder's: the next step leaves their weights alone."""
+    for group in optimizer.param_groups[1:]:
+        for parameter in group["params"]:
+            parameter.grad = None
+
+
 def learning_rate(kind: Literal["cosine", "constant"], warmup: float, progress: float) -> float:
     """Factor on the peak rate at ``progress`` in [0, 1]: a linear rise, then constant or half a cosine.
 

@@ -27,6 +27,7 @@ from audiovae.config import Config, to_dict
 from audiovae.errors import CheckpointError, OutputError
 from audiovae.files import atomic_folder
 from audiovae.models import Autoencoder, ModelConfig
+from audiovae.objectives import Objective
 from audiovae.optim import Average
 
 
@@ -61,12 +62,13 @@ class Run:
         except OSError as error:
             raise OutputError(f"train: {folder} cannot be made ({error.strerror}).") from None
 
-    def save(self, model: Autoencoder, config: ModelConfig, optimizer: torch.optim.Optimizer, average: Average,
-             state: State) -> None:
+    def save(self, model: Autoencoder, config: ModelConfig, objective: Objective, optimizer: torch.optim.Optimizer,
+             average: Average, state: State) -> None:
         """Write a checkpoint, whole or not at all, and remove those before the last."""
         if not self.main:
             return
         training = {f"weights/{n}": v for n, v in model.state_dict().items()}
+        training |= {f"rate_control/{n}": v for n, v in objective.rate_control.state_dict().items()}
         training |= {f"average/{n}": v for n, v in average.state().items()}
         for index, values in optimizer.state_dict()["state"].items():
             training |= {f"optimizer/{index}/{key}": value for key, value in values.items()}
@@ -78,15 +80,17 @@ class Run:
         for old in run_checkpoints(self.folder)[:-self.KEEP]:
             shutil.rmtree(old)
 
-    def restore(self, model: Autoencoder, optimizer: torch.optim.Optimizer, average: Average) -> State:
-        """Put the last checkpoint's weights, optimizer and average back; its State."""
+    def restore(self, model: Autoencoder, objective: Objective, optimizer: torch.optim.Optimizer,
+                average: Average) -> State:
+        """Put the last checkpoint's weights, rate control, optimizer and average back; its State."""
         folder = run_checkpoints(self.folder)[-1]
-        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "optimizer": {}}
+        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "rate_control": {}, "average": {}, "optimizer": {}}
         for name, value in read_tensors(folder / "training.safetensors").items():
             group, name = name.split("/", 1)
             groups[group][name] = value
         try:
             model.load_state_dict(groups["weights"])
+            objective.rate_control.load_state_dict(groups["rate_control"])
             average.restore(groups["average"])
             saved: dict[int, dict[str, Tensor]] = {}
             for name, value in groups["optimizer"].items():

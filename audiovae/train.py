@@ -6,6 +6,7 @@ run that never stopped, bit for bit on one CPU, whenever its length is given in 
 
 import itertools
 import math
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,12 +18,13 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 from tqdm import tqdm
 
+from audiovae.collapse import collapse_alarm
 from audiovae.config import Config
 from audiovae.data import AudioData, DataConfig, Source, mix
 from audiovae.errors import ConfigError, ShapeError, TrainingError
 from audiovae.models import Autoencoder, AutoencoderConfig, ModelConfig
 from audiovae.objectives import Loss, Objective, ObjectiveConfig
-from audiovae.optim import Average, learning_rate, parameter_groups
+from audiovae.optim import Average, hold_all_but_encoder, learning_rate, parameter_groups
 from audiovae.preview import write_samples
 from audiovae.run import Clock, Interrupt, Log, Run, State
 from audiovae.shapes import Batch
@@ -35,6 +37,8 @@ class TrainConfig(Config):
     lr, encoder_lr : peak learning rates of the whole model and of its encoder (None: the same).
     warmup : share of the budget over which the rate rises from 0.
     ema : decay of the averaged weights, which are what a checkpoint offers for use; 0 for none.
+    encoder_steps : steps of the encoder alone before each step of all, against a posterior that lags behind
+        (He 2019, section 4); the others' weights and optimizer stand still meanwhile.
     accumulate : micro-batches a step.
     validate_minutes, checkpoint_minutes : time between validations and between checkpoints.
     """
@@ -49,6 +53,7 @@ class TrainConfig(Config):
     schedule: Literal["cosine", "constant"] = "cosine"
     clip: float = 1.0
     ema: float = 0.99
+    encoder_steps: int = 0
     accumulate: int = 1
     precision: Literal["no", "bf16"] = "no"
     log_every: int = 10
@@ -75,10 +80,14 @@ class Trainee(nn.Module):
         self.model, self.objective = model, objective
 
     def forward(self, batch: Batch, progress: float) -> Loss:
-        output = self.model(batch.x, batch.condition)
+        output = self.model(batch.x, batch.condition, self.objective.samples)
         with torch.autocast(batch.x.device.type, enabled=False):  # losses are sums of many: single precision
             output.params = output.params.float()
-            return self.objective(output, batch.x, self.model.likelihood, progress)
+            loss = self.objective(output, batch.x, self.model.likelihood, progress)
+            penalty = self.objective.weight_penalty(self.model)
+            if penalty is not None:
+                loss.total, loss.terms["weights"] = loss.total + penalty, penalty.detach()
+            return loss
 
 
 def build(experiment: Experiment) -> tuple[Source, Autoencoder]:
@@ -123,7 +132,7 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
                                   betas=config.betas, weight_decay=config.weight_decay)
     model.to(accelerator.device)
     average = Average(model, config.ema)
-    state = run.restore(model, optimizer, average) if resume else State()
+    state = run.restore(model, objective, optimizer, average) if resume else State()
     trainee, optimizer = accelerator.prepare(Trainee(model, objective), optimizer)
 
     clock = Clock(state.minutes, accelerator)
@@ -151,6 +160,8 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
                     if not math.isfinite(loss.total.item()):
                         raise _stopped(step, _not_finite(loss), batch, run)
                     accelerator.backward(loss.total)
+                    if step % (config.encoder_steps + 1) < config.encoder_steps:
+                        hold_all_but_encoder(optimizer)
                     grad_norm = accelerator.clip_grad_norm_(trainee.parameters(), config.clip)
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
@@ -166,11 +177,11 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
             if clock.due("validate", config.validate_minutes) and main:
                 validate(accelerator.unwrap_model(trainee), source, average, log, state, folder)
             if clock.due("checkpoint", config.checkpoint_minutes):
-                run.save(model, experiment.model, optimizer, average, state)
+                run.save(model, experiment.model, objective, optimizer, average, state)
         state.interrupted = interrupt.caught
         if main:
             validate(accelerator.unwrap_model(trainee), source, average, log, state, folder)
-        run.save(model, experiment.model, optimizer, average, state)
+        run.save(model, experiment.model, objective, optimizer, average, state)
     return state
 
 
@@ -182,7 +193,11 @@ def validate(trainee: Trainee, source: Source, average: Average, log: Log, state
     trainee.eval()
     with average.applied():
         rows = [trainee(batch.to(device), progress=1.0).numbers() for batch in batches]
-        log(state, "valid", {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]})
+        numbers = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+        log(state, "valid", numbers)
+        alarm = collapse_alarm(numbers)
+        if alarm:
+            tqdm.write(f"audiovae: train: step {state.step}: {alarm}", file=sys.stderr)
         write_samples(folder / "samples" / f"{state.step:08d}", trainee.model, batches[0].to(device))
 
 

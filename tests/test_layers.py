@@ -13,7 +13,7 @@ LAYERS = [
     ("models",),
     ("priors",),
     ("blocks", "checkpoint", "codes", "codec", "transcode", "convert"),
-    ("metrics", "data", "optim", "preview", "run", "train", "report", "evaluate"),
+    ("metrics", "data", "collapse", "optim", "preview", "run", "train", "report", "evaluate"),
     ("cli", "commands"),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,6 +1,6 @@
 """Bottlenecks: what stands between an encoder and a decoder, all behind one contract.
 
-A config's ``kind`` names it: "identity", "gaussian", "vq", "rvq", "grouped" or "fsq".
+A config's ``kind`` names it: "identity", "sparse", "gaussian", "vq", "rvq", "grouped" or "fsq".
 """
 
 from typing import Annotated
@@ -13,10 +13,11 @@ from audiovae.bottlenecks.gaussian import Gaussian, GaussianConfig
 from audiovae.bottlenecks.grouped import GroupedConfig, GroupedQuantizer
 from audiovae.bottlenecks.identity import Identity, IdentityConfig
 from audiovae.bottlenecks.rvq import ResidualQuantizer, RVQConfig
+from audiovae.bottlenecks.sparse import Sparse, SparseConfig
 from audiovae.bottlenecks.vq import VectorQuantizer, VQConfig
 
 BottleneckConfig = Annotated[
-    IdentityConfig | GaussianConfig | VQConfig | RVQConfig | GroupedConfig | FSQConfig,
+    IdentityConfig | SparseConfig | GaussianConfig | VQConfig | RVQConfig | GroupedConfig | FSQConfig,
     pydantic.Discriminator("kind"),
 ]
 
@@ -33,6 +34,8 @@ __all__ = [
     "IdentityConfig",
     "RVQConfig",
     "ResidualQuantizer",
+    "Sparse",
+    "SparseConfig",
     "VQConfig",
     "VectorQuantizer",
 ]
