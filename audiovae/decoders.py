@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiovae.audio.features import overlap_add
+from audiovae.autoregressive import PixelCNNDecoder
 from audiovae.config import Config
 from audiovae.errors import ConfigError
 from audiovae.nn.conv import SameConv, Upsample
 from audiovae.nn.convnext import ConvNeXtStack
 from audiovae.nn.field import Field, compose
 from audiovae.nn.mlp import Activation, perceptron
+from audiovae.nn.pixelcnn import GatedPixelCNN
 from audiovae.nn.resnet import ResidualStack
 from audiovae.shapes import DataSpec, check, check_size, fixed_size, grid_of
 
@@ -174,14 +176,46 @@ class MLPDecoderConfig(Config):
                           condition_dim)
 
 
+@dataclass(frozen=True)
+class PixelCNNDecoderConfig(Config):
+    """A gated PixelCNN told a map of ``map_dim`` channels, which the ``inner`` decoder draws from the latent.
+
+    width, depth, kernel, pixel_dropout : of the PixelCNN; a small depth or kernel, or hidden pixels, leave it
+        in need of the latent.
+    """
+
+    kind: Literal["pixelcnn"] = "pixelcnn"
+    inner: Annotated[StridedDecoderConfig | MLPDecoderConfig, Discriminator("kind")] = StridedDecoderConfig()
+    map_dim: int = 16
+    width: int = 48
+    depth: int = 4
+    kernel: int = 3
+    pixel_dropout: float = 0.0
+
+    def build(self, data: DataSpec, channels_in: int, channels_out: int, condition_dim: int) -> PixelCNNDecoder:
+        return self.around(self.inner.build(data, channels_in, self.map_dim, condition_dim), data, channels_out)
+
+    def around(self, inner: nn.Module, data: DataSpec, channels_out: int) -> PixelCNNDecoder:
+        """The decoder with ``inner`` already built; ConfigError where the data are no pictures."""
+        if data.dims != 2:
+            raise ConfigError(f"decoder 'pixelcnn' wants pictures (B, C, H, W), got {data}: take 'strided'.")
+        network = GatedPixelCNN(data.channels, channels_out // data.channels, self.width, self.depth, self.kernel,
+                                map_dim=self.map_dim, pixel_dropout=self.pixel_dropout)
+        return PixelCNNDecoder(inner, network)
+
+
 def vector_decoder(config: "DecoderConfig", data: DataSpec, channels_in: int, channels_out: int,
                    condition_dim: int) -> "Decoder":
     """The decoder of ``config``, after a map from one vector to its grid if it does not read one itself."""
     if isinstance(config, MLPDecoderConfig):
         return config.build(data, channels_in, channels_out, condition_dim)
+    if isinstance(config, PixelCNNDecoderConfig):
+        inner = vector_decoder(config.inner, data, channels_in, config.map_dim, condition_dim)
+        return config.around(inner, data, channels_out)
     size = fixed_size("model.latent 'vector'", data)
     return VectorDecoder(config.build(data, config.width, channels_out, condition_dim), channels_in, size, config.width)
 
 
-Decoder = SpectralDecoder | StridedDecoder | MLPDecoder | VectorDecoder
-DecoderConfig = Annotated[SpectralDecoderConfig | StridedDecoderConfig | MLPDecoderConfig, Discriminator("kind")]
+Decoder = SpectralDecoder | StridedDecoder | MLPDecoder | VectorDecoder | PixelCNNDecoder
+DecoderConfig = Annotated[SpectralDecoderConfig | StridedDecoderConfig | MLPDecoderConfig | PixelCNNDecoderConfig,
+                          Discriminator("kind")]

@@ -7,9 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    ("errors", "shapes", "config", "files"),
+    ("errors", "shapes", "config", "files", "distributions", "information"),
     ("audio", "image", "nn"),
-    ("encoders", "bottlenecks", "decoders", "likelihoods", "corruption", "rate_control", "criteria", "objectives"),
+    ("encoders", "bottlenecks", "decoders", "autoregressive", "likelihoods", "corruption", "rate_control", "criteria",
+     "objectives"),
     ("models",),
     ("priors",),
     ("blocks", "checkpoint", "codes", "codec", "transcode", "convert"),

@@ -6,9 +6,14 @@ import math
 import pytest
 import torch
 
+from audiovae.autoregressive import sample_pixels
+from audiovae.config import from_dict
 from audiovae.errors import ConfigError, ShapeError
-from audiovae.likelihoods import Bernoulli, Categorical
+from audiovae.likelihoods import Bernoulli, Categorical, Gaussian
+from audiovae.models import AutoencoderConfig
 from audiovae.nn.pixelcnn import ChannelConv, GatedPixelCNN
+from audiovae.objectives import ObjectiveConfig
+from audiovae.shapes import DataSpec
 
 
 def reached(network, x, **condition):
@@ -164,3 +169,56 @@ def test_channel_masks_are_those_of_the_paper():
     groups = ChannelConv(3, 3, channels=3, strict=True), ChannelConv(3, 3, channels=3)
     assert torch.equal(groups[0].mask[..., 0, 0], torch.ones(3, 3).tril(-1))
     assert torch.equal(groups[1].mask[..., 0, 0], torch.ones(3, 3).tril())
+
+
+def autoencoder(**model):
+    part = {"kind": "strided", "strides": [2, 2], "width": 8, "depth": 1}
+    decoder = {"kind": "pixelcnn", "inner": part, "map_dim": 4, "width": 12, "depth": 2, "kernel": 3}
+    return from_dict(AutoencoderConfig, {"encoder": part, "decoder": decoder, **model})
+
+
+GAUSSIAN, PICTURES = {"kind": "gaussian", "dim": 3}, DataSpec(channels=3, dims=2, size=(8, 8), levels=4)
+
+
+@pytest.mark.parametrize("latent", ["grid", "vector"])
+def test_a_decoder_sees_its_latent_everywhere_and_of_the_data_only_what_is_before(latent):
+    config = autoencoder(bottleneck=GAUSSIAN, likelihood={"kind": "bernoulli"}, latent=latent)
+    model = config.build(PICTURES).double()
+    z = torch.randn(1, 3, *model.grid((8, 8)), dtype=torch.float64)
+    x = torch.rand(1, 3, 8, 8, dtype=torch.float64)
+    seen = torch.autograd.functional.jacobian(lambda x: model.params(z, None, x), x).view(192, 192) != 0
+    assert seen.any() and not (seen & ~before(3, 8, 8, model.decoder.network.reach)).any()
+    told = torch.autograd.functional.jacobian(lambda z: model.params(z, None, x), z).view(192, -1) != 0
+    assert told.any(1).all()
+
+
+def test_a_decoder_of_pixels_is_trained_and_drawn_from_like_any_other():
+    model = autoencoder(bottleneck=GAUSSIAN, likelihood={"kind": "categorical"}, latent="vector").build(PICTURES)
+    x = torch.randint(4, (5, 3, 8, 8)) / 3
+    loss = ObjectiveConfig(samples=2, bound="iwae").build(None)(model(x, samples=2), x, model.likelihood, 0.0)
+    loss.total.backward()
+    assert all(p.grad is not None for p in model.parameters())
+    drawn = [model.sample(4, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    assert set((drawn[0] * 3).unique().tolist()) == {0, 1, 2, 3}
+    assert model.decode(model.encode(x)).shape == x.shape
+
+
+def test_a_low_temperature_draws_the_likeliest_value():
+    network = GatedPixelCNN(channels=1, params_per_channel=4, width=8, depth=1, kernel=3)
+    x = sample_pixels(network, Categorical(4), count=3, size=(4, 4), temperature=1e-4)
+    with torch.no_grad():
+        assert torch.equal(x[:, 0], network(x).argmax(1) / 3)
+
+
+def test_decoders_that_cannot_be_are_refused():
+    with pytest.raises(ConfigError, match="pictures"):
+        autoencoder(bottleneck=GAUSSIAN).build(DataSpec(channels=1, dims=1, sample_rate=16000))
+    coupled = {"kind": "logistic_mixture", "coupled": True, "mixtures": 2}  # its mixture would see the future
+    with pytest.raises(ConfigError, match="coupled"):
+        autoencoder(bottleneck=GAUSSIAN, likelihood=coupled).build(PICTURES)
+    network = GatedPixelCNN(channels=1, params_per_channel=1, width=4, depth=1, kernel=3)
+    with pytest.raises(ConfigError, match="temperature"):
+        sample_pixels(network, Gaussian(), count=1, size=(2, 2), temperature=0.5)
+    with pytest.raises(ConfigError, match="above 0"):
+        sample_pixels(network, Bernoulli(), count=1, size=(2, 2), temperature=0.0)
