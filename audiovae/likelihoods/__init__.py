@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Discriminator
 
 from audiovae.likelihoods.base import Likelihood, Measure
+from audiovae.likelihoods.dequantized import Dequantized, DequantizedConfig
 from audiovae.likelihoods.discrete import Bernoulli, BernoulliConfig, Categorical, CategoricalConfig
 from audiovae.likelihoods.location_scale import (
     Gaussian,
@@ -21,7 +22,8 @@ from audiovae.likelihoods.location_scale import (
 from audiovae.likelihoods.logistic_mixture import LogisticMixture, LogisticMixtureConfig
 
 LikelihoodConfig = Annotated[
-    GaussianConfig | LaplaceConfig | LogisticConfig | BernoulliConfig | CategoricalConfig | LogisticMixtureConfig,
+    GaussianConfig | LaplaceConfig | LogisticConfig | BernoulliConfig | CategoricalConfig | LogisticMixtureConfig
+    | DequantizedConfig,
     Discriminator("kind"),
 ]
 
@@ -30,6 +32,8 @@ __all__ = [
     "BernoulliConfig",
     "Categorical",
     "CategoricalConfig",
+    "Dequantized",
+    "DequantizedConfig",
     "Gaussian",
     "GaussianConfig",
     "Laplace",
