@@ -3,19 +3,29 @@
 That is what makes a resumed run the same run: there is no loader state to save.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
-import torch
 from pydantic import Discriminator
 
 from audiovae.audio.corpus import Corpus
 from audiovae.audio.crops import CropSampler
+from audiovae.audio.features import LogMel
 from audiovae.config import Config
 from audiovae.errors import ConfigError
-from audiovae.image.digits import digits
-from audiovae.shapes import Batch, Condition, DataSpec, check_grid
+from audiovae.image.sets import (
+    ArchiveData,
+    CelebAData,
+    CIFAR10Data,
+    DigitsData,
+    FashionMNISTData,
+    FolderData,
+    MNISTData,
+    ShapesData,
+)
+from audiovae.shapes import Batch, DataSpec, check_grid
 
 
 class Source(Protocol):
@@ -48,7 +58,10 @@ class AudioSource:
         self.fit(hop=1)
 
     def fit(self, hop: int) -> None:
-        samples = max(1, round(self.config.seconds * self.corpus.sample_rate / hop)) * hop
+        self.cut(max(1, round(self.config.seconds * self.corpus.sample_rate / hop)) * hop)
+
+    def cut(self, samples: int) -> None:
+        """Make the crops ``samples`` long."""
         size = self.config.batch_size
         self.train = CropSampler(self.corpus, "train", samples, size, self.seed)
         self.valid = CropSampler(self.corpus, "valid", samples, size, seed=0)
@@ -60,25 +73,44 @@ class AudioSource:
         return [self.valid.batch(step) for step in range(self.config.validation_batches)]
 
 
-class DigitsSource:
-    """Scikit-learn's digits, 8 x 8 grey, labelled "0" to "9"; drawn with replacement."""
+class SpectrogramSource:
+    """Random crops of a prepared corpus as log-mel pictures (B, 1, M, L) in [0, 1], labelled by speaker.
 
-    def __init__(self, config: "DigitsData", seed: int):
-        self.config, self.seed = config, seed
-        self.spec = DataSpec(channels=1, dims=2, labels=tuple("0123456789"))
-        self.x, self.label = digits("train")
+    0 is digital silence and 1 a tone of full scale; M mel bands, low ones first, and L frames.
+    """
+
+    def __init__(self, config: "SpectrogramData", seed: int):
+        length = config.frames * config.hop
+        crops = AudioData("audio", config.corpus, 1.0, config.batch_size, config.validation_batches)
+        self.audio = AudioSource(crops, seed)
+        self.audio.cut(length)
+        self.mel = unit_log_mel(self.audio.corpus.sample_rate, config.n_fft, config.hop, config.num_mels)
+        self.spec = DataSpec(channels=1, dims=2, labels=self.audio.spec.labels, size=(config.num_mels, config.frames))
 
     def fit(self, hop: int) -> None:
-        check_grid("digits (8 x 8)", self.x, hop)
+        check_grid("spectrograms (num_mels x frames)", self.validation()[0].x, hop)
 
     def batch(self, step: int, rank: int = 0) -> Batch:
-        generator = torch.Generator().manual_seed(mix(self.seed, step, rank))
-        pick = torch.randint(len(self.x), (self.config.batch_size,), generator=generator)
-        return Batch(self.x[pick], Condition(self.label[pick]), tuple(f"digit {i}" for i in pick.tolist()))
+        return self._picture(self.audio.batch(step, rank))
 
     def validation(self) -> list[Batch]:
-        x, label = digits("valid")
-        return [Batch(x, Condition(label), tuple(f"valid {i}" for i in range(len(x))))]
+        return [self._picture(batch) for batch in self.audio.validation()]
+
+    def _picture(self, batch: Batch) -> Batch:
+        return replace(batch, x=self.mel(batch.x).clamp(0, 1).unsqueeze(1))
+
+
+def unit_log_mel(sample_rate: int, n_fft: int, hop: int, num_mels: int) -> LogMel:
+    """Log-mel frames scaled so that digital silence is 0 and a tone of full scale, at its band's peak, about 1.
+
+    >>> mel = unit_log_mel(16000, n_fft=1024, hop=256, num_mels=64)
+    >>> float(mel(torch.zeros(1, 1, 2560)).abs().max()) < 1e-6
+    True
+    """
+    floor = 1e-6
+    tone = 1.5 * (n_fft / 4) ** 2  # power of the Hann window's three bins around a sine of amplitude 1
+    scale = 1 / math.log(tone / floor)
+    return LogMel(sample_rate, n_fft, hop, num_mels, scale=scale, offset=-scale * math.log(floor), floor=floor)
 
 
 @dataclass(frozen=True)
@@ -96,32 +128,27 @@ class AudioData(Config):
 
 
 @dataclass(frozen=True)
-class DigitsData(Config):
-    """The digits of scikit-learn, inside its wheel."""
+class SpectrogramData(Config):
+    """A prepared corpus folder seen as pictures of ``num_mels`` x ``frames``: what reads pictures reads them too.
 
-    kind: Literal["digits"] = "digits"
-    batch_size: int = 128
-
-    def build(self, seed: int) -> DigitsSource:
-        return DigitsSource(self, seed)
-
-
-DataConfig = Annotated[AudioData | DigitsData, Discriminator("kind")]
-
-
-def mix(*numbers: int) -> int:
-    """One 63-bit seed from several numbers, different ones far apart (splitmix64's finaliser).
-
-    >>> mix(0, 1, 2) != mix(0, 2, 1)
-    True
+    n_fft, hop : samples, of the Fourier transform and from frame to frame.
     """
-    state = 0
-    for number in numbers:
-        state = (state ^ (number & _MASK)) + 0x9E3779B97F4A7C15 & _MASK
-        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
-        state ^= state >> 31
-    return state >> 1
+
+    kind: Literal["spectrogram"] = "spectrogram"
+    corpus: str = ""
+    num_mels: int = 64
+    frames: int = 64
+    n_fft: int = 1024
+    hop: int = 256
+    batch_size: int = 32
+    validation_batches: int = 4
+
+    def build(self, seed: int) -> SpectrogramSource:
+        return SpectrogramSource(self, seed)
 
 
-_MASK = (1 << 64) - 1
+DataConfig = Annotated[
+    AudioData | SpectrogramData | DigitsData | MNISTData | FashionMNISTData | CIFAR10Data | CelebAData | ArchiveData
+    | FolderData | ShapesData,
+    Discriminator("kind"),
+]

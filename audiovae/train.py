@@ -20,13 +20,14 @@ from tqdm import tqdm
 
 from audiovae.collapse import collapse_alarm
 from audiovae.config import Config
-from audiovae.data import AudioData, DataConfig, Source, mix
+from audiovae.data import AudioData, DataConfig, Source
 from audiovae.errors import ConfigError, ShapeError, TrainingError
 from audiovae.models import Autoencoder, AutoencoderConfig, ModelConfig
 from audiovae.objectives import Loss, Objective, ObjectiveConfig
 from audiovae.optim import Average, hold_all_but_encoder, learning_rate, parameter_groups
 from audiovae.preview import write_samples
 from audiovae.run import Clock, Interrupt, Log, Run, State
+from audiovae.seeds import mix
 from audiovae.shapes import Batch
 
 

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    ("errors", "shapes", "config", "files", "distributions", "information"),
+    ("errors", "shapes", "config", "files", "seeds", "distributions", "information"),
     ("audio", "image", "nn"),
     ("encoders", "bottlenecks", "decoders", "autoregressive", "likelihoods", "corruption", "rate_control", "criteria",
      "objectives"),

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from audiovae.checkpoint import load_model, run_checkpoints
 from audiovae.config import from_dict
-from audiovae.data import DigitsSource
 from audiovae.errors import CheckpointError, ConfigError, OutputError, TrainingError
+from audiovae.image.source import ImageSource
 from audiovae.likelihoods import GaussianConfig
 from audiovae.optim import Average, learning_rate
 from audiovae.run import State
@@ -108,13 +108,13 @@ def test_the_last_two_checkpoints_are_kept(tmp_path):
 @pytest.mark.parametrize("bottleneck", [{"kind": "identity", "dim": 2}, {"kind": "vq", "num_codes": 8, "dim": 2}],
                          ids=["the loss", "the bottleneck"])
 def test_what_is_not_finite_stops_with_step_files_and_last_checkpoint(bottleneck, tmp_path, monkeypatch):
-    real = DigitsSource.batch
+    real = ImageSource.batch
 
     def poisoned(self, step, rank=0):
         batch = real(self, step, rank)
         return Batch(batch.x * float("nan"), batch.condition, batch.names) if step == 3 else batch
 
-    monkeypatch.setattr(DigitsSource, "batch", poisoned)
+    monkeypatch.setattr(ImageSource, "batch", poisoned)
     experiment = digits(bottleneck, 6, checkpoint_minutes=0)
     experiment = replace(experiment, model=replace(experiment.model, likelihood=GaussianConfig()))
     with pytest.raises(TrainingError, match=r"step 3: .*finite.*digit \d+.*checkpoint-00000003"):
