@@ -18,6 +18,7 @@ COMMANDS = {
     "convert": "say it in another voice",
     "evaluate": "measure a model on recordings: quality, bit rate, speed, memory",
     "inspect": "tell what a code file, checkpoint, corpus or recording holds",
+    "kl": "how far one distribution is from another, term by term",
 }
 
 HELP = f"""usage: audiovae COMMAND ...
