@@ -28,7 +28,7 @@ class Bernoulli(Likelihood):
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         self._agree(params, x)
         check_unit("Bernoulli", x)
-        return -F.binary_cross_entropy_with_logits(params, x, reduction="none").flatten(1).sum(1)
+        return (x * params - F.softplus(params)).flatten(1).sum(1)  # fewer passes than torch's cross-entropy
 
     def mean(self, params: Tensor) -> Tensor:
         return params.sigmoid()
