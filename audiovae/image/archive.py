@@ -55,7 +55,7 @@ def read_archive(path: str | Path) -> Pictures:
 
 def _load(path: Path) -> Arrays:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except OSError as error:
         raise CorpusError(f"archive {path} cannot be read ({error.strerror or error}): name an .npz file.") from None
