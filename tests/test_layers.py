@@ -13,7 +13,7 @@ LAYERS = [
      "objectives"),
     ("models",),
     ("priors",),
-    ("blocks", "checkpoint", "codes", "codec", "transcode", "convert"),
+    ("blocks", "checkpoint", "codes", "codec", "transcode", "convert", "latents"),
     ("metrics", "data", "collapse", "optim", "preview", "run", "train", "report", "evaluate"),
     ("cli", "commands"),
 ]

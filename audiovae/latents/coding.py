@@ -1,0 +1,130 @@
+"""Data to latents and back, in batches, for every model with one continuous latent.
+
+The letters are those of :mod:`audiovae.shapes`; a vector latent has the grid (1,) or (1, 1).
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from audiovae.bottlenecks import Gaussian
+from audiovae.errors import ConfigError, ShapeError
+from audiovae.models import Autoencoder, Model, SemiSupervised
+from audiovae.shapes import Condition, Posterior
+
+BATCH = 256
+
+
+def autoencoder(model: Model) -> Autoencoder:
+    """The part of a model that encodes to one continuous latent and decodes it; ConfigError where there is none."""
+    inner = model.autoencoder if isinstance(model, SemiSupervised) else model
+    if not isinstance(inner, Autoencoder) or inner.bottleneck.is_discrete:
+        bottleneck = getattr(inner, "bottleneck", None)
+        got = f"one with {type(bottleneck).__name__}" if bottleneck is not None else f"{type(inner).__name__}"
+        raise ConfigError(f"latents wants a model with a continuous latent, got {got}: take bottleneck 'gaussian', "
+                          "'identity' or 'sparse'.")
+    return inner
+
+
+@torch.no_grad()
+def encode(model: Model, x: Tensor, condition: Condition | None = None, batch: int = BATCH) -> Posterior:
+    """What the encoder says of data (B, C, *grid), ``batch`` at a time: q(z|x), each part (B, D, *latent grid).
+
+    The latent of an autoencoder without noise is a point: its log-variance is -inf.
+
+    Raises ConfigError where the model's latent is codes, or it has none.
+
+    >>> from audiovae.latents.example import example_vae
+    >>> encode(example_vae(), torch.rand(5, 1, 8, 8)).mean.shape
+    torch.Size([5, 2, 1, 1])
+    """
+    inner = autoencoder(model)
+    told = model if isinstance(model, SemiSupervised) else inner
+    codes = _batched(lambda part, its: told.encode(part, its), model, x, condition, batch)
+    if not isinstance(inner.bottleneck, Gaussian):
+        return Posterior(codes, torch.full_like(codes, -math.inf))
+    dim = inner.bottleneck.channels_out
+    return Posterior(codes[:, :dim], codes[:, dim:2 * dim])
+
+
+@torch.no_grad()
+def generate(model: Model, z: Tensor, condition: Condition | None = None, batch: int = BATCH) -> Tensor:
+    """Data (B, C, *grid) from latents (B, D, *latent grid), ``batch`` at a time: the likelihood's mean.
+
+    A condition of one example holds for all.
+
+    >>> from audiovae.latents.example import example_vae
+    >>> generate(example_vae(), torch.zeros(5, 2, 1, 1)).shape
+    torch.Size([5, 1, 8, 8])
+    """
+    inner = autoencoder(model)
+    return _batched(lambda part, its: inner.generate(part, its), model, z, condition, batch)
+
+
+def draw(posterior: Posterior, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+    """z ~ q(z|x), its spread times ``temperature``: (B, D, *grid).
+
+    >>> draw(Posterior(torch.ones(2, 3), torch.full((2, 3), -torch.inf)))
+    tensor([[1., 1., 1.],
+            [1., 1., 1.]])
+    """
+    noise = torch.randn(posterior.mean.shape, generator=generator)
+    return posterior.mean + temperature * (0.5 * posterior.log_variance).exp() * noise
+
+
+def standard_kl(posterior: Posterior) -> Tensor:
+    """KL(q(z|x) || N(0, 1)) of each element in nats: (B, D, *grid). Kingma & Welling 2014, appendix B.
+
+    ConfigError where q is a point, whose KL is infinite.
+
+    >>> standard_kl(Posterior(torch.tensor([[3.0]]), torch.zeros(1, 1)))
+    tensor([[4.5000]])
+    """
+    mean, log_variance = posterior
+    if torch.isneginf(log_variance).any():
+        raise ConfigError("the KL wants a posterior with a spread: this model's latent is a point; take bottleneck "
+                          "'gaussian'.")
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+
+
+def kl_per_dimension(model: Model, x: Tensor, condition: Condition | None = None) -> Tensor:
+    """KL(q(z_d|x) || N(0, 1)) of each latent dimension, summed over the grid, mean over data (B, C, *grid): (D,) nats.
+
+    >>> from audiovae.latents.example import example_vae
+    >>> kl_per_dimension(example_vae(), torch.rand(5, 1, 8, 8)).shape
+    torch.Size([2])
+    """
+    kl = standard_kl(encode(model, x, condition))
+    return kl.flatten(2).sum(2).mean(0)
+
+
+def repeated(condition: Condition | None, count: int) -> Condition | None:
+    """The condition of one example for ``count``; one of ``count`` examples as it is. ShapeError for another number.
+
+    >>> repeated(Condition(torch.tensor([3])), 2)
+    Condition(label=tensor([3, 3]), embedding=None)
+    """
+    return None if condition is None else Condition(_rows(condition.label, count), _rows(condition.embedding, count))
+
+
+def _rows(value: Tensor | None, count: int) -> Tensor | None:
+    if value is None or len(value) == count:
+        return value
+    if len(value) != 1:
+        raise ShapeError(f"latents wants a condition of 1 or {count} examples, got {len(value)}.")
+    return value.expand(count, *value.shape[1:])
+
+
+def _batched(call: Callable[[Tensor, Condition | None], Tensor], model: Model, x: Tensor,
+             condition: Condition | None, batch: int) -> Tensor:
+    """``call`` on parts of ``x`` on the model's device, joined on the CPU."""
+    device = next(model.parameters()).device
+    told = repeated(condition, len(x))
+    done = []
+    for start in range(0, len(x), batch):
+        part = slice(start, start + batch)
+        its = told and Condition(*(value if value is None else value[part] for value in (told.label, told.embedding)))
+        done.append(call(x[part].to(device), its and its.to(device)).cpu())
+    return torch.cat(done)
