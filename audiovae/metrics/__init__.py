@@ -1,17 +1,33 @@
 """Measures of reconstructions and codes: each a pure function, each number named with its unit."""
 
 from audiovae.metrics.cost import Stopwatch, peak_memory
+from audiovae.metrics.disentanglement import (
+    DCI,
+    FactorAccuracy,
+    MutualInformationGap,
+    beta_vae_score,
+    dci,
+    factor_vae_score,
+    mutual_information_gap,
+)
 from audiovae.metrics.interval import Interval, mean_interval
 from audiovae.metrics.perceptual import pesq_wb, stoi
 from audiovae.metrics.usage import code_counts, perplexity, usage
 from audiovae.metrics.waveform import log_mel_distance, si_sdr, spectral_convergence, stft_distance
 
 __all__ = [
+    "DCI",
+    "FactorAccuracy",
     "Interval",
+    "MutualInformationGap",
     "Stopwatch",
+    "beta_vae_score",
     "code_counts",
+    "dci",
+    "factor_vae_score",
     "log_mel_distance",
     "mean_interval",
+    "mutual_information_gap",
     "peak_memory",
     "perplexity",
     "pesq_wb",
