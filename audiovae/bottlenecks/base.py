@@ -19,12 +19,15 @@ class Bottleneck(nn.Module):
     channels_out : D, channels it gives the decoder.
     num_codes : K of each of the Q quantizers; empty for a continuous bottleneck.
     dims : 1 or 2 grid axes.
+    pseudo_inputs : K of a VampPrior; the model learns them and hands what its encoder makes of them to
+        ``forward`` and ``sample_prior`` as ``components``. 0 for every other prior.
     """
 
     channels_in: int
     channels_out: int
     num_codes: tuple[int, ...] = ()
     dims: int = 1
+    pseudo_inputs: int = 0
 
     def forward(self, h: Tensor) -> Latent:
         raise NotImplementedError

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from audiovae.bottlenecks import BottleneckConfig, RVQConfig
 from audiovae.bottlenecks.base import Bottleneck
+from audiovae.bottlenecks.priors import PseudoInputs
 from audiovae.config import Config
 from audiovae.corruption import CorruptionConfig
 from audiovae.decoders import Decoder, DecoderConfig, SpectralDecoderConfig, vector_decoder
@@ -86,6 +87,7 @@ class Autoencoder(nn.Module):
         self.encoder, self.bottleneck, self.decoder = encoder, bottleneck, decoder
         self.likelihood, self.embedding, self.data = likelihood, embedding, data
         self.told_encoder, self.corruption, self.vector = told_encoder, corruption, vector
+        self.pseudo_inputs = PseudoInputs(bottleneck.pseudo_inputs, data) if bottleneck.pseudo_inputs else None
 
     @property
     def hop(self) -> int:
@@ -104,7 +106,7 @@ class Autoencoder(nn.Module):
         if samples > 1:
             h, x = h.repeat_interleave(samples, 0), x.repeat_interleave(samples, 0)
             vector = vector.repeat_interleave(samples, 0) if vector is not None else None
-        latent = self.bottleneck(h)
+        latent = self.bottleneck(h, **self._components())
         return Output((latent,), self._decoded(latent.z, vector, x))
 
     def params(self, z: Tensor, condition: Condition | None = None, x: Tensor | None = None) -> Tensor:
@@ -144,8 +146,15 @@ class Autoencoder(nn.Module):
                      size: tuple[int, ...] | None = None) -> Tensor:
         """z (count, D, *grid) from the bottleneck's prior, as :meth:`sample` takes it."""
         size = size or fixed_size("sample", self.data)
-        z = self.bottleneck.sample_prior(count, self.grid(size), temperature, generator)
+        z = self.bottleneck.sample_prior(count, self.grid(size), temperature, generator, **self._components())
         return z.to(next(self.parameters()).device)
+
+    def _components(self) -> dict[str, Tensor]:
+        """What a VampPrior is told: what the encoder makes of the pseudo-inputs, their condition unknown."""
+        if self.pseudo_inputs is None:
+            return {}
+        inputs = self.pseudo_inputs()
+        return {"components": self.encoder(inputs, self._vector(None, len(inputs)) if self.told_encoder else None)}
 
     def _vector(self, condition: Condition | None, batch: int) -> Tensor | None:
         return self.embedding(condition, batch) if self.embedding is not None else None
