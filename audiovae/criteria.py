@@ -10,10 +10,13 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Discriminator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from audiovae.audio.features import STFT, LogMel
 from audiovae.config import Config
 from audiovae.errors import ConfigError, ShapeError
+from audiovae.image.features import FeatureNetwork, LabelledBatches, classifier_of
+from audiovae.image.pretrained import VGG
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,31 @@ class SampleL2(Criterion):
         return (estimate - target).square().mean()
 
 
+class Perceptual(Criterion):
+    """Squared distance of a network's activations, each place's channels scaled to length 1, averaged over layers.
+
+    Zhang 2018, eq. 1 with all learned weights 1; with unscaled activations it is the feature loss of Johnson 2016.
+    From 0 to 2 where activations are not negative. The network is not trained by it.
+
+    >>> from audiovae.image.features import Classifier
+    >>> criterion = Perceptual(Classifier("untrained", dims=2, channels=1, num_labels=2))
+    >>> x = torch.rand(2, 1, 8, 8)
+    >>> float(criterion(x, x)), bool(criterion(1 - x, x) > 0)
+    (0.0, True)
+    """
+
+    def __init__(self, network: FeatureNetwork):
+        super().__init__()
+        self.network = network.frozen()
+
+    def compare(self, estimate: Tensor, target: Tensor) -> Tensor:
+        with torch.no_grad():
+            truths = [F.normalize(truth, dim=1) for truth in self.network.layers(target)]
+        layers = self.network.layers(estimate)
+        return torch.stack([(F.normalize(layer, dim=1) - truth).square().sum(1).mean()
+                            for layer, truth in zip(layers, truths, strict=True)]).mean()
+
+
 QUIET = 1e-3  # a batch is never taken for quieter than this deviation, -60 dB: silence divides by nothing
 
 
@@ -212,7 +240,7 @@ class LogMelConfig(Config):
     weight: float = 1.0
     resolutions: tuple[MelResolution, ...] = MEL_RESOLUTIONS
 
-    def build(self, sample_rate: int | None) -> LogMelL1:
+    def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> LogMelL1:
         return LogMelL1(_hertz(self.kind, sample_rate), self.resolutions)
 
 
@@ -222,7 +250,7 @@ class MultiResolutionSTFTConfig(Config):
     weight: float = 1.0
     resolutions: tuple[Resolution, ...] = RESOLUTIONS
 
-    def build(self, sample_rate: int | None) -> MultiResolutionSTFT:
+    def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> MultiResolutionSTFT:
         _hertz(self.kind, sample_rate)
         return MultiResolutionSTFT(self.resolutions)
 
@@ -233,7 +261,7 @@ class JukeboxSpectralConfig(Config):
     weight: float = 1.0
     resolutions: tuple[Resolution, ...] = RESOLUTIONS
 
-    def build(self, sample_rate: int | None) -> JukeboxSpectral:
+    def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> JukeboxSpectral:
         _hertz(self.kind, sample_rate)
         return JukeboxSpectral(self.resolutions)
 
@@ -244,7 +272,7 @@ class ComplexSTFTConfig(Config):
     weight: float = 1.0
     resolutions: tuple[Resolution, ...] = RESOLUTIONS
 
-    def build(self, sample_rate: int | None) -> ComplexSTFT:
+    def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> ComplexSTFT:
         _hertz(self.kind, sample_rate)
         return ComplexSTFT(self.resolutions)
 
@@ -255,7 +283,7 @@ class TopSquaresConfig(Config):
     weight: float = 0.02
     k: int = 2048
 
-    def build(self, sample_rate: int | None) -> TopSquares:
+    def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> TopSquares:
         return TopSquares(self.k)
 
 
@@ -264,7 +292,7 @@ class SampleL1Config(Config):
     kind: Literal["sample_l1"] = "sample_l1"
     weight: float = 1.0
 
-    def build(self, sample_rate: int | None) -> SampleL1:
+    def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> SampleL1:
         return SampleL1()
 
 
@@ -273,10 +301,28 @@ class SampleL2Config(Config):
     kind: Literal["sample_l2"] = "sample_l2"
     weight: float = 1.0
 
-    def build(self, sample_rate: int | None) -> SampleL2:
+    def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> SampleL2:
         return SampleL2()
+
+
+@dataclass(frozen=True)
+class PerceptualConfig(Config):
+    """network : "classifier", trained for ``steps`` on the data's labels before all else, or "vgg", from disk."""
+
+    kind: Literal["perceptual"] = "perceptual"
+    weight: float = 1.0
+    network: Literal["classifier", "vgg"] = "classifier"
+    steps: int = 200
+
+    def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> Perceptual:
+        if self.network == "vgg":
+            return Perceptual(VGG())
+        if source is None:
+            raise ConfigError("criterion 'perceptual' with network 'classifier' wants the training data: build it with "
+                              "its source, or take network 'vgg'.")
+        return Perceptual(classifier_of(source, steps=self.steps))
 
 
 CriterionConfig = Annotated[
     LogMelConfig | MultiResolutionSTFTConfig | JukeboxSpectralConfig | ComplexSTFTConfig | TopSquaresConfig
-    | SampleL1Config | SampleL2Config, Discriminator("kind")]
+    | SampleL1Config | SampleL2Config | PerceptualConfig, Discriminator("kind")]

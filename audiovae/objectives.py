@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from audiovae.config import Config
 from audiovae.criteria import CriterionConfig
 from audiovae.errors import ConfigError
+from audiovae.image.features import LabelledBatches
 from audiovae.likelihoods import Likelihood
 from audiovae.rate_control import ConstantConfig, RateControl, RateControlConfig, sum_of_levels
 from audiovae.shapes import Latent, Output
@@ -198,8 +199,11 @@ class ObjectiveConfig(Config):
     bound: Bound = "elbo"
     samples: int = 1
 
-    def build(self, sample_rate: int | None) -> Objective:
-        """Raise ConfigError on a criterion named twice, or one for audio where there is no sample rate."""
+    def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> Objective:
+        """Raise ConfigError on a criterion named twice, or one for audio where there is no sample rate.
+
+        ``source`` is the training data, for a criterion that learns from it.
+        """
         kinds = [criterion.kind for criterion in self.criteria]
         twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
         if twice:
@@ -213,6 +217,6 @@ class ObjectiveConfig(Config):
         weights = {"commitment": self.commitment, "codebook": self.codebook, "sparsity": self.sparsity,
                    "classification": self.classification}
         weights |= {criterion.kind: criterion.weight for criterion in self.criteria}
-        criteria = {criterion.kind: criterion.build(sample_rate) for criterion in self.criteria}
+        criteria = {criterion.kind: criterion.build(sample_rate, source) for criterion in self.criteria}
         return Objective(self.rate.build(), criteria, weights, self.distortion_weight, self.bound, self.samples,
                          self.weight_l1, self.weight_l2)

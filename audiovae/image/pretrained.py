@@ -37,11 +37,12 @@ class VGG(FeatureNetwork):
     def __init__(self):
         super().__init__("ImageNet VGG-16", num_features=512)
         vgg = _module("torchvision.models.vgg")
-        self.stack = vgg.vgg16().features  # its random weights are replaced at once
         weights = _read(VGG_FILE, "network 'vgg'")
+        with torch.device("meta"):  # no memory or time for random weights, nor for the classifier
+            self.stack = vgg.vgg16().features
         try:
             self.stack.load_state_dict({k.removeprefix("features."): v for k, v in weights.items()
-                                        if k.startswith("features.")})
+                                        if k.startswith("features.")}, assign=True)
         except RuntimeError as error:
             raise _other(VGG_FILE, error) from None
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
