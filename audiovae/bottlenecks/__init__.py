@@ -8,10 +8,12 @@ from typing import Annotated
 import pydantic
 
 from audiovae.bottlenecks.base import Bottleneck
+from audiovae.bottlenecks.flows import DiagonalConfig, IAFConfig
 from audiovae.bottlenecks.fsq import FiniteScalarQuantizer, FSQConfig
 from audiovae.bottlenecks.gaussian import Gaussian, GaussianConfig
 from audiovae.bottlenecks.grouped import GroupedConfig, GroupedQuantizer
 from audiovae.bottlenecks.identity import Identity, IdentityConfig
+from audiovae.bottlenecks.priors import MixturePriorConfig, StandardPriorConfig, VampPriorConfig
 from audiovae.bottlenecks.rvq import ResidualQuantizer, RVQConfig
 from audiovae.bottlenecks.sparse import Sparse, SparseConfig
 from audiovae.bottlenecks.vq import VectorQuantizer, VQConfig
@@ -24,18 +26,23 @@ BottleneckConfig = Annotated[
 __all__ = [
     "Bottleneck",
     "BottleneckConfig",
+    "DiagonalConfig",
     "FSQConfig",
     "FiniteScalarQuantizer",
     "Gaussian",
     "GaussianConfig",
     "GroupedConfig",
     "GroupedQuantizer",
+    "IAFConfig",
     "Identity",
     "IdentityConfig",
+    "MixturePriorConfig",
     "RVQConfig",
     "ResidualQuantizer",
     "Sparse",
     "SparseConfig",
+    "StandardPriorConfig",
     "VQConfig",
+    "VampPriorConfig",
     "VectorQuantizer",
 ]

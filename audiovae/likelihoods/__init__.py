@@ -20,6 +20,7 @@ from audiovae.likelihoods.location_scale import (
     LogisticConfig,
 )
 from audiovae.likelihoods.logistic_mixture import LogisticMixture, LogisticMixtureConfig
+from audiovae.likelihoods.noise import FlowNoiseConfig, LogitNormalNoiseConfig, UniformNoiseConfig
 
 LikelihoodConfig = Annotated[
     GaussianConfig | LaplaceConfig | LogisticConfig | BernoulliConfig | CategoricalConfig | LogisticMixtureConfig
@@ -34,6 +35,7 @@ __all__ = [
     "CategoricalConfig",
     "Dequantized",
     "DequantizedConfig",
+    "FlowNoiseConfig",
     "Gaussian",
     "GaussianConfig",
     "Laplace",
@@ -44,5 +46,7 @@ __all__ = [
     "LogisticConfig",
     "LogisticMixture",
     "LogisticMixtureConfig",
+    "LogitNormalNoiseConfig",
     "Measure",
+    "UniformNoiseConfig",
 ]
