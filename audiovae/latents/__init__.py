@@ -2,7 +2,7 @@
 
 from audiovae.latents.attributes import Judge, Move, attribute_vector, move, pooled, report_move, train_judge
 from audiovae.latents.augment import augment, write_variations
-from audiovae.latents.coding import encode, generate, kl_per_dimension, standard_kl
+from audiovae.latents.coding import encode, generate, kl_per_dimension, locate, standard_kl
 from audiovae.latents.neighbours import Novelty, nearest, novelty
 from audiovae.latents.walks import interpolate, manifold, restyle, traverse
 
@@ -16,6 +16,7 @@ __all__ = [
     "generate",
     "interpolate",
     "kl_per_dimension",
+    "locate",
     "manifold",
     "move",
     "nearest",

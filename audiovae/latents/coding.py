@@ -29,24 +29,39 @@ def autoencoder(model: Model) -> Autoencoder:
 
 
 @torch.no_grad()
-def encode(model: Model, x: Tensor, condition: Condition | None = None, batch: int = BATCH) -> Posterior:
-    """What the encoder says of data (B, C, *grid), ``batch`` at a time: q(z|x), each part (B, D, *latent grid).
-
-    The latent of an autoencoder without noise is a point: its log-variance is -inf.
+def locate(model: Model, x: Tensor, condition: Condition | None = None, batch: int = BATCH) -> Tensor:
+    """Where data (B, C, *grid) lies, ``batch`` examples at a time: z (B, D, *latent grid), without noise.
 
     Raises ConfigError where the model's latent is codes, or it has none.
 
     >>> from audiovae.latents.example import example_vae
-    >>> encode(example_vae(), torch.rand(5, 1, 8, 8)).mean.shape
+    >>> locate(example_vae(), torch.rand(5, 1, 8, 8)).shape
     torch.Size([5, 2, 1, 1])
     """
-    inner = autoencoder(model)
-    told = model if isinstance(model, SemiSupervised) else inner
-    codes = _batched(lambda part, its: told.encode(part, its), model, x, condition, batch)
-    if not isinstance(inner.bottleneck, Gaussian):
+    bottleneck, encoder = autoencoder(model).bottleneck, _encoder_of(model)
+    return _batched(lambda part, its: bottleneck.decode(encoder.encode(part, its)), model, x, condition, batch)
+
+
+@torch.no_grad()
+def encode(model: Model, x: Tensor, condition: Condition | None = None, batch: int = BATCH) -> Posterior:
+    """q(z|x) of data (B, C, *grid), ``batch`` examples at a time: each part (B, D, *latent grid).
+
+    The latent of an autoencoder without noise is a point: its log-variance is -inf.
+
+    Raises ConfigError as :func:`locate` does, and where q is no diagonal normal, since a flow has bent it.
+
+    >>> from audiovae.latents.example import example_vae
+    >>> encode(example_vae(), torch.rand(5, 1, 8, 8)).log_variance.shape
+    torch.Size([5, 2, 1, 1])
+    """
+    bottleneck = autoencoder(model).bottleneck
+    if isinstance(bottleneck, Gaussian) and bottleneck.flow is not None:
+        raise ConfigError("latents wants a diagonal posterior here, got one with a flow: take "
+                          "bottleneck.posterior 'diagonal'.")
+    codes = _batched(lambda part, its: _encoder_of(model).encode(part, its), model, x, condition, batch)
+    if not isinstance(bottleneck, Gaussian):
         return Posterior(codes, torch.full_like(codes, -math.inf))
-    dim = inner.bottleneck.channels_out
-    return Posterior(codes[:, :dim], codes[:, dim:2 * dim])
+    return Posterior(*codes.chunk(2, dim=1))
 
 
 @torch.no_grad()
@@ -98,6 +113,11 @@ def kl_per_dimension(model: Model, x: Tensor, condition: Condition | None = None
     """
     kl = standard_kl(encode(model, x, condition))
     return kl.flatten(2).sum(2).mean(0)
+
+
+def _encoder_of(model: Model) -> Autoencoder | SemiSupervised:
+    """What is asked to encode: a semi-supervised model finds labels that are not told."""
+    return model if isinstance(model, SemiSupervised) else autoencoder(model)
 
 
 def repeated(condition: Condition | None, count: int) -> Condition | None:

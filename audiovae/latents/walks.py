@@ -9,7 +9,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from audiovae.errors import LabelError, ShapeError
-from audiovae.latents.coding import autoencoder, encode, generate, repeated
+from audiovae.latents.coding import autoencoder, generate, locate, repeated
 from audiovae.models import Model
 from audiovae.shapes import Condition, fixed_size
 
@@ -97,7 +97,7 @@ def restyle(model: Model, x: Tensor, label_from: Tensor | int, label_to: Tensor 
     if inner.embedding is None or not inner.data.labels:
         raise LabelError("restyle wants a decoder that is told a label: train one with model.condition_dim set.")
     before, after = (_condition(label, len(x), len(inner.data.labels)) for label in (label_from, label_to))
-    return generate(model, encode(model, x, before).mean, after)
+    return generate(model, locate(model, x, before), after)
 
 
 def _condition(label: Tensor | int, count: int, known: int) -> Condition:
