@@ -10,7 +10,7 @@ LAYERS = [
     ("errors", "shapes", "config", "files", "seeds", "distributions", "information"),
     ("audio", "image", "nn"),
     ("encoders", "bottlenecks", "decoders", "autoregressive", "likelihoods", "corruption", "rate_control", "criteria",
-     "objectives"),
+     "discriminators", "objectives"),
     ("models",),
     ("priors",),
     ("blocks", "checkpoint", "codes", "codec", "transcode", "convert", "latents"),

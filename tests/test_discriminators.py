@@ -1,0 +1,194 @@
+"""The adversary: its losses by formula, whom each gradient reaches, and that both sides play."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from audiovae.config import from_dict
+from audiovae.data import DigitsData
+from audiovae.decoders import vector_decoder
+from audiovae.discriminators import AdversarialConfig, Adversary, PatchDiscriminator, last_layer
+from audiovae.errors import ConfigError, ShapeError
+from audiovae.models import AutoencoderConfig
+from audiovae.objectives import ObjectiveConfig
+from audiovae.shapes import DataSpec
+
+PICTURES = DataSpec(channels=1, dims=2, size=(8, 8))
+
+
+def small(dims=2):
+    return AdversarialConfig(width=8, depth=2).build(DataSpec(channels=1, dims=dims))
+
+
+class Linear(nn.Module):
+    """A discriminator whose scores are known: the mean of each example times ``scale``."""
+
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, x):
+        return self.scale * x.flatten(1).mean(1)
+
+
+def test_both_losses_are_their_formulas():
+    adversary = Adversary(Linear(2.0), weight=1.0)
+    real = torch.tensor([0.1, 0.9]).view(2, 1, 1).expand(2, 1, 4)     # scores 0.2, 1.8
+    fake = torch.tensor([-0.8, 0.3]).view(2, 1, 1).expand(2, 1, 4)    # scores -1.6, 0.6
+    hinge = ((1 - 0.2) + 0) / 2, (0 + (1 + 0.6)) / 2
+    assert adversary(real, fake).item() == pytest.approx(sum(hinge) / 2)
+    assert adversary.term(fake).item() == pytest.approx(-(-1.6 + 0.6) / 2)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_each_gradient_reaches_one_side_only(dims):
+    adversary, real = small(dims), torch.rand(3, 1, *(8,) * dims)
+    estimate = torch.rand_like(real).requires_grad_()
+    adversary.term(estimate).backward()
+    assert estimate.grad.abs().sum() > 0
+    assert all(p.grad is None for p in adversary.parameters())
+    estimate.grad = None
+    adversary(real, estimate).backward()
+    assert estimate.grad is None
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in adversary.parameters())
+
+
+def test_the_terms_gradient_is_that_of_the_discriminator_as_it_is():
+    """Detaching its weights must not change what the model is told."""
+    adversary = small().eval()
+    estimate = torch.rand(2, 1, 8, 8, requires_grad=True)
+    told, = torch.autograd.grad(adversary.term(estimate), estimate)
+    direct, = torch.autograd.grad(-adversary.discriminator(estimate).mean(), estimate)
+    torch.testing.assert_close(told, direct)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_a_score_depends_on_its_patch_alone(dims):
+    """By gradient: every input in the field of one score and none outside, in batches of any company."""
+    judge = PatchDiscriminator(dims, channels=1, width=8, depth=2).eval()
+    x = torch.randn(2, 1, *(64,) * dims, requires_grad=True)
+    scores = judge(x)
+    assert scores.shape == (2, 1, *(16,) * dims)
+    middle = 8
+    grad, = torch.autograd.grad(scores[(0, 0, *(middle,) * dims)], x)
+    assert grad[1].abs().sum() == 0
+    seen = grad[0, 0].abs() if dims == 1 else grad[0, 0].abs().sum(0)
+    left, right = judge.field.halo
+    reach = seen.nonzero().flatten()
+    assert (int(reach[0]), int(reach[-1])) == (4 * middle - left, 4 * middle + right)
+
+
+def test_no_layer_stretches_more_than_its_norm_allows():
+    """Spectral normalisation: after some passes the largest singular value of each weight is 1."""
+    judge = PatchDiscriminator(2, channels=1, width=8, depth=2)
+    for p in judge.parameters():
+        p.data *= 5
+    for _ in range(50):
+        judge(torch.zeros(1, 1, 8, 8))
+    judge.eval()
+    for layer in (*judge.downs, judge.inner.conv, judge.head.conv):
+        assert float(torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)) == pytest.approx(1, abs=0.02)
+
+
+def test_the_balance_is_the_ratio_of_gradient_norms_at_the_last_layer():
+    adversary, x = Adversary(Linear(3.0), weight=0.7), torch.rand(5, 6)
+    last = nn.Parameter(torch.randn(4, 6))
+
+    def gradient(of):
+        last.grad = None
+        of((x @ last.T).unsqueeze(1)).backward()
+        return last.grad.clone()
+
+    def loss(estimate):
+        return estimate.square().mean()
+
+    ours, theirs = gradient(loss), gradient(lambda e: -3 * e.mean())
+    estimate = (x @ last.T).unsqueeze(1)
+    joined, log = adversary.weighed(loss(estimate), estimate, last)
+    ratio = ours.norm() / (theirs.norm() + 1e-6)
+    assert float(log["adversarial_balance"]) == pytest.approx(float(ratio), rel=1e-5)
+    last.grad = None
+    joined.backward()
+    assert float(last.grad.norm()) == pytest.approx(0.7 * float(ours.norm()), rel=1e-4)  # pulls weight times as hard
+
+
+def test_a_discriminator_that_says_nothing_has_a_bounded_weight():
+    adversary = Adversary(Linear(0.0), weight=1.0)
+    last = torch.randn(4, 6, requires_grad=True)
+    estimate = (torch.rand(5, 6) @ last.T).unsqueeze(1)
+    joined, log = adversary.weighed(100 * estimate.square().mean(), estimate, last)
+    assert float(log["adversarial_balance"]) == 1e4 and float(joined.detach()) == 0
+
+
+@pytest.mark.parametrize(("kind", "shape"), [
+    ({"kind": "mlp", "widths": [16]}, (64, 16)),
+    ({"kind": "strided", "strides": [2, 2], "width": 8, "depth": 1}, (8, 1, 4, 4))])
+def test_the_last_layer_is_the_one_that_makes_the_picture(kind, shape):
+    config = from_dict(AutoencoderConfig, {"decoder": kind}).decoder
+    decoder = vector_decoder(config, PICTURES, channels_in=3, channels_out=1, condition_dim=0)
+    last = last_layer(decoder)
+    assert last.shape == shape
+    z = torch.randn(2, 3, 1, 1)
+    before = decoder(z)
+    with torch.no_grad():
+        last.zero_()
+        assert not torch.equal(decoder(z), before)
+        assert decoder(z).sub(decoder(2 * z)).abs().max() == 0  # nothing of the latent gets by it
+
+
+def test_twenty_steps_of_the_game():
+    """The discriminator learns to tell; the model's weights are moved by its term, and by the term alone here."""
+    torch.manual_seed(1)
+    source = DigitsData(batch_size=32).build(seed=0)
+    strided = {"kind": "strided", "strides": [2, 2], "width": 16, "depth": 1}
+    model = from_dict(AutoencoderConfig, {"encoder": strided, "decoder": strided, "likelihood": {"kind": "bernoulli"},
+                                          "bottleneck": {"kind": "gaussian", "dim": 4}}).build(source.spec)
+    objective = ObjectiveConfig().build(None)
+    adversary = small()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    against = torch.optim.AdamW(adversary.parameters(), lr=2e-3, betas=(0.5, 0.9))
+    losses, fooled = [], []
+    for step in range(20):
+        batch = source.batch(step)
+        output = model(batch.x, batch.condition)
+        total = objective(output, batch.x, model.likelihood, 0.0).total
+        estimate = model.likelihood.mean(output.params)
+        joined, terms = adversary.weighed(total, estimate, last_layer(model.decoder))
+        (total + joined).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss = adversary(batch.x, estimate)
+        loss.backward()
+        against.step()
+        against.zero_grad()
+        losses.append(loss.item())
+        fooled.append(terms["adversarial"].item())
+    assert losses[-1] < 0.8 * losses[0]
+    assert fooled[-1] > fooled[0]  # the model's term grows as the discriminator learns
+
+    batch = source.batch(99)  # a step of the term alone lowers it: its gradient reaches the decoder
+    adversary.eval()
+    only = torch.optim.SGD(model.decoder.parameters(), lr=1e-2)
+
+    def term():
+        torch.manual_seed(0)
+        return adversary.term(model.likelihood.mean(model(batch.x, batch.condition).params))
+
+    before = term()
+    before.backward()
+    only.step()
+    assert term().item() < before.item()
+
+
+def test_what_does_not_fit_says_so():
+    with pytest.raises(ShapeError, match=r"smaller adversary\.depth"):
+        PatchDiscriminator(2, channels=1, width=8, depth=4)(torch.zeros(1, 1, 8, 8))
+    with pytest.raises(ShapeError, match="C=3"):
+        PatchDiscriminator(2, channels=3, width=8)(torch.zeros(1, 1, 8, 8))
+    for wrong in ({"depth": 0}, {"width": 0}, {"lr": 0.0}, {"starts": -1}):
+        with pytest.raises(ConfigError, match="adversary wants"):
+            AdversarialConfig(**wrong).build(PICTURES)
+    with pytest.raises(ConfigError, match="no part in the reconstruction"):
+        estimate = torch.rand(2, 1, 8, 8, requires_grad=True)
+        small().weighed(F.mse_loss(estimate, torch.zeros_like(estimate)), estimate, nn.Parameter(torch.ones(2, 2)))
