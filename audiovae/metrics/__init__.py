@@ -10,6 +10,16 @@ from audiovae.metrics.disentanglement import (
     factor_vae_score,
     mutual_information_gap,
 )
+from audiovae.metrics.generation import (
+    GenerationScores,
+    density_coverage,
+    extrapolated_frechet_distance,
+    frechet_distance,
+    generation_scores,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
 from audiovae.metrics.interval import Interval, mean_interval
 from audiovae.metrics.perceptual import pesq_wb, stoi
 from audiovae.metrics.usage import code_counts, perplexity, usage
@@ -18,19 +28,27 @@ from audiovae.metrics.waveform import log_mel_distance, si_sdr, spectral_converg
 __all__ = [
     "DCI",
     "FactorAccuracy",
+    "GenerationScores",
     "Interval",
     "MutualInformationGap",
     "Stopwatch",
     "beta_vae_score",
     "code_counts",
     "dci",
+    "density_coverage",
+    "extrapolated_frechet_distance",
     "factor_vae_score",
+    "frechet_distance",
+    "generation_scores",
+    "inception_score",
+    "kernel_distance",
     "log_mel_distance",
     "mean_interval",
     "mutual_information_gap",
     "peak_memory",
     "perplexity",
     "pesq_wb",
+    "precision_recall",
     "si_sdr",
     "spectral_convergence",
     "stft_distance",
