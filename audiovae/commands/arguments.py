@@ -38,6 +38,41 @@ def parse(command: str, arguments: type[T], argv: list[str]) -> T:
     raise ConfigError(f"{_one_line(said.getvalue())}; see `audiovae {command} --help`.")
 
 
+def split_settings(argv: list[str]) -> tuple[list[str], dict[str, str | list[str]]]:
+    """Part --section.key settings (with one or more values) from the command's own arguments.
+
+    >>> split_settings(["run.toml", "--train.steps", "5", "-o", "runs/a"])
+    (['run.toml', '-o', 'runs/a'], {'train.steps': '5'})
+    """
+    known: list[str] = []
+    settings: dict[str, list[str]] = {}
+    target = known
+    for word in argv:
+        if word.startswith("--") and "." in word.split("=")[0]:
+            key, equals, value = word[2:].partition("=")
+            target = settings.setdefault(key.replace("-", "_"), [])
+            if equals:
+                target.append(value)
+                target = known
+        elif word.startswith("-") and not _number(word):
+            known.append(word)
+            target = known
+        else:
+            target.append(word)
+    for key, values in settings.items():
+        if not values:
+            raise ConfigError(f"--{key} wants a value.")
+    return known, {key: values[0] if len(values) == 1 else values for key, values in settings.items()}
+
+
+def _number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
 def _one_line(boxed: str) -> str:
     """What tyro says in a box, without its frame, title, colours and the help it quotes."""
     lines = [line.strip("│| ") for line in re.sub(r"\x1b\[[0-9;]*m", "", boxed).splitlines()]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from audiovae.commands.arguments import parse
+from audiovae.commands.arguments import parse, split_settings
 from audiovae.config import from_dict, merge, read
 from audiovae.errors import ConfigError
 from audiovae.run import resumed_experiment
@@ -42,7 +42,7 @@ class Help(Arguments):
 def main(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         tyro.cli(tyro.conf.AvoidSubcommands[Help], prog="audiovae train", args=["--help"])
-    known, settings = _split(argv)
+    known, settings = split_settings(argv)
     arguments = parse("train", Arguments, known)
     if arguments.resume is not None:
         folder = arguments.resume
@@ -59,34 +59,3 @@ def main(argv: list[str]) -> int:
         print(f"Interrupted and saved; go on with: audiovae train --resume {folder}", file=sys.stderr)
         return 130
     return 0
-
-
-def _split(argv: list[str]) -> tuple[list[str], dict[str, str | list[str]]]:
-    """Part --section.key settings (with one or more values) from the command's own arguments."""
-    known: list[str] = []
-    settings: dict[str, list[str]] = {}
-    target = known
-    for word in argv:
-        if word.startswith("--") and "." in word.split("=")[0]:
-            key, equals, value = word[2:].partition("=")
-            target = settings.setdefault(key.replace("-", "_"), [])
-            if equals:
-                target.append(value)
-                target = known
-        elif word.startswith("-") and not _number(word):
-            known.append(word)
-            target = known
-        else:
-            target.append(word)
-    for key, values in settings.items():
-        if not values:
-            raise ConfigError(f"--{key} wants a value.")
-    return known, {key: values[0] if len(values) == 1 else values for key, values in settings.items()}
-
-
-def _number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
