@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from audiovae.errors import ConfigError
-from audiovae.models import Model, SemiSupervised
+from audiovae.likelihoods import Likelihood
+from audiovae.models import DensityModel, Model, SemiSupervised
 from audiovae.shapes import Condition, Output
 
 CHUNK = 500  # latents decoded at a time: as fast as it gets where a picture's parameters stay in the cache
@@ -52,14 +53,17 @@ def evidence(model: Model, x: Tensor, condition: Condition | None = None, sample
     >>> evidence(model, torch.zeros(5, 1, 8, 8)).elbo.shape
     torch.Size([5])
     """
-    output = model(x, condition, samples)
+    return evidence_of(model.likelihood, model(x, condition, samples), x)
+
+
+def evidence_of(likelihood: Likelihood, output: Output, x: Tensor) -> Evidence:
+    """The same of what a model has made of data (B, C, *grid) already; without latents the rate is 0."""
     count = len(output.params) // len(x)
-    log_prob = model.likelihood.log_prob(output.params, _repeated(x, count)).view(len(x), count)
-    if output.weights is not None:  # labels that are summed over: their rates are sums already
-        rate = torch.stack([latent.rate for latent in output.latents]).sum(0)
+    log_prob = likelihood.log_prob(output.params, _repeated(x, count)).view(len(x), count)
+    rate = sum((latent.rate for latent in output.latents), x.new_zeros(()))
+    if output.weights is not None:  # of labels that are summed over; the rates are sums already
         return Evidence(-(output.weights * log_prob).sum(1), rate)
-    rate = torch.stack([latent.rate.view(len(x), count) for latent in output.latents]).sum(0)
-    return Evidence(-log_prob.mean(1), rate.mean(1))
+    return Evidence(-log_prob.mean(1), rate.expand(len(x) * count).view(len(x), count).mean(1))
 
 
 @torch.no_grad()
@@ -68,7 +72,8 @@ def log_likelihood(model: Model, x: Tensor, samples: int, condition: Condition |
     """log p(x) of data (B, C, *grid), estimated from ``samples`` K latents each: (B,) nats, float64.
 
     The memory it takes depends on ``chunk``, the latents decoded at a time, not on K nor on B. Of a model with
-    labels it is log p(x|label), unless the model sums over labels itself: then it is log Σ_y p(y) p(x|y).
+    labels it is log p(x|label), unless the model sums over labels itself: then it is log Σ_y p(y) p(x|y). A model
+    without a latent needs no draws: its log p(x) is what it says itself.
 
     Raises ConfigError where the latent has no density to weigh it by (codes, or none at all), or on a K or
     chunk below 1.
@@ -82,6 +87,8 @@ def log_likelihood(model: Model, x: Tensor, samples: int, condition: Condition |
     """
     if samples < 1 or chunk < 1:
         raise ConfigError(f"log_likelihood wants samples and chunk of at least 1, got {samples} and {chunk}.")
+    if isinstance(model, DensityModel):
+        return model.log_prob(x, condition).double()
     if isinstance(model, SemiSupervised):
         labels = torch.arange(len(model.data.labels), device=x.device)
         each = [log_likelihood(model.autoencoder, x, samples, Condition(label.expand(len(x))), chunk)

@@ -1,0 +1,235 @@
+"""What a model makes of pictures it has not seen, in numbers: its bounds of log p(x), its latent, what it generates.
+
+A mean over pictures comes with its 95 % interval, and bits per dimension with what they are bits of. Nothing is
+drawn but from the seed given, so that a second evaluation is the first.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audiovae import metrics
+from audiovae.image.features import FeatureNetwork
+from audiovae.likelihoods import Bernoulli
+from audiovae.metrics import Interval
+from audiovae.metrics.bounds import evidence_of, log_likelihood
+from audiovae.metrics.generation import generation_scores
+from audiovae.models import Autoencoder, Model, SemiSupervised
+from audiovae.report import Table
+from audiovae.shapes import Batch, Condition, DataSpec, Output
+
+ACTIVE = 0.01  # variance of a posterior mean above which its dimension is in use (Burda 2016, section 5)
+BATCH = 256
+Binarize = Literal["none", "dynamic", "threshold"]
+
+
+@dataclass
+class PictureEvaluation:
+    """Measures of each picture by name and unit, and what the latent did over all of them.
+
+    values : measure -> one number a picture.
+    kl : (D,) nats each latent dimension says of a picture; None where it has no closed form.
+    means : (N, D, *grid), the posterior means; None where there are none.
+    counts : for each quantizer how often each of its K codes was used, (K,) int64.
+    scores : of generated pictures, name -> value; empty where none were asked for.
+    notes : what was left out, and why.
+    """
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+    kl: Tensor | None = None
+    means: Tensor | None = None
+    counts: tuple[np.ndarray, ...] = ()
+    scores: list[tuple[str, Interval]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def interval(self, measure: str) -> Interval:
+        """Mean and 95 % interval of a measure over the pictures."""
+        return metrics.mean_interval(self.values[measure])
+
+    @property
+    def active_units(self) -> int | None:
+        """Latent dimensions whose posterior mean varies over the pictures (and the grid) by more than 0.01."""
+        if self.means is None:
+            return None
+        return int((self.means.transpose(0, 1).flatten(1).var(1) > ACTIVE).sum())
+
+    def table(self) -> Table:
+        """Every measure with its mean over pictures and how many it is over."""
+        rows = [(name, str(self.interval(name)), len(values)) for name, values in self.values.items()]
+        return Table(("measure", "mean ± 95 % interval", "pictures"), rows)
+
+    def latent(self) -> Table:
+        """How much of the latent is used: its active units, or the use of each quantizer's codes."""
+        rows: list[tuple[str, float | int]] = []
+        if self.means is not None and self.active_units is not None:
+            rows += [("latent dimensions", self.means.shape[1]), ("active units", self.active_units)]
+        if self.kl is not None:
+            rows += [("dimensions with a KL above 0.1 nats", int((self.kl > 0.1).sum()))]
+        for stage, count in enumerate(self.counts):
+            rows += [(f"quantizer {stage + 1}: codes", len(count)),
+                     (f"quantizer {stage + 1}: share used", metrics.usage(count)),
+                     (f"quantizer {stage + 1}: perplexity", metrics.perplexity(count))]
+        return Table(("latent", "value"), rows)
+
+    def generated(self) -> Table:
+        """The scores of generated pictures, each named with the network whose features it is in."""
+        return Table(("generated pictures", "value ± 95 % interval"), [(n, str(v)) for n, v in self.scores])
+
+
+def evaluate_pictures(model: Model, batch: Batch, binarize: Binarize = "none", samples: int = 0, seed: int = 0,
+                      done: Callable[[int], object] = lambda count: None) -> PictureEvaluation:
+    """Measure a model on pictures x (N, C, H, W) in [0, 1], told their labels where it takes them.
+
+    Parameters
+    ----------
+    binarize : how the pictures were made binary, which the bits per dimension must say.
+    samples : K of the importance-weighted likelihood; 0 leaves it out.
+    done : called with the number of pictures that are done.
+
+    >>> from audiovae.latents.example import example_vae
+    >>> batch = Batch(torch.rand(20, 1, 8, 8), Condition(), tuple("ab" * 10))
+    >>> result = evaluate_pictures(example_vae(), batch, samples=5)
+    >>> [name for name in result.values][:3]
+    ['ELBO, nats', 'distortion -log p(x|z), nats', 'rate KL(q(z|x) || p(z)), nats']
+    """
+    result, maps, means = PictureEvaluation(), [], []
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for start in range(0, len(batch.x), BATCH):
+            x = batch.x[start:start + BATCH]
+            condition = _told(model, batch.condition, slice(start, start + BATCH))
+            output = model(x, condition)
+            if start == 0:
+                result.notes = _notes(model, output, samples)
+            for name, values in _of_each(model, x, condition, output, binarize, samples).items():
+                result.values.setdefault(name, []).extend(values.double().tolist())
+            if isinstance(model, SemiSupervised):
+                known = batch.condition.label[start:start + BATCH] if batch.condition.label is not None else None
+                wrong = _wrong(model, x, known)
+                result.values.setdefault("classification error, share", []).extend(wrong.double().tolist())
+            for latent in output.latents[:1]:
+                maps += [latent.rate_map.flatten(2).sum(2)] if latent.rate_map is not None else []
+                means += [latent.posterior.mean] if latent.posterior is not None else []
+                if latent.codes is not None:
+                    result.counts = _added(result.counts, latent.codes, model)
+            done(len(x))
+    result.values = {name: values for name, values in result.values.items() if values}
+    result.kl = torch.cat(maps).mean(0) if maps else None
+    result.means = torch.cat(means) if means else None
+    return result
+
+
+def score_generated(model: Model, network: FeatureNetwork, real: Batch, count: int, seed: int = 0
+                    ) -> list[tuple[str, Interval]]:
+    """Scores of ``count`` pictures from the model's prior against ``real`` ones, in the features of ``network``.
+
+    A generated picture is the likelihood's mean, where the decoder is not autoregressive; a model that is told
+    labels is told those of the real pictures. Raises ConfigError where there is no prior to draw from, ShapeError
+    on fewer than 100 generated or 20 real pictures.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    label = real.condition.label
+    fakes = []
+    with torch.no_grad():
+        for start in range(0, count, BATCH):
+            index = torch.arange(start, min(start + BATCH, count)) % len(real.x)
+            condition = Condition(label[index]) if label is not None and _is_told(model) else None
+            fakes.append(model.sample(len(index), condition, generator=generator))
+    return generation_scores(real.x, torch.cat(fakes).clamp(0, 1), network).rows()
+
+
+def bits_of(model: Model, data: DataSpec, binarize: Binarize = "none") -> str:
+    """What a model's bits per dimension are bits of: its likelihood's measure, and how the data was made binary.
+
+    >>> from audiovae.latents.example import example_vae
+    >>> model = example_vae()
+    >>> bits_of(model, model.data)
+    'density, not comparable across units'
+    """
+    how = {"none": "", "dynamic": ", pixels drawn 0 or 1 by grey level", "threshold": ", pixels rounded to 0 or 1"}
+    likelihood = model.likelihood
+    if likelihood.measure == "density":
+        return "density, not comparable across units" + how[binarize]
+    if isinstance(likelihood, Bernoulli) and data.levels != 2:
+        return "mass of pixels 0 or 1, in the mean over draws by their grey level"
+    levels = f" of {data.levels} levels" if data.levels is not None else ""
+    return f"{likelihood.measure}{levels}{how[binarize]}"
+
+
+def _of_each(model: Model, x: Tensor, condition: Condition | None, output: Output, binarize: Binarize, samples: int
+             ) -> dict[str, Tensor]:
+    """Every measure of a batch by name, (B,) each."""
+    evidence = evidence_of(model.likelihood, output, x)
+    to_bits = 1 / (x[0].numel() * math.log(2))
+    bits = bits_of(model, model.data, binarize)
+    if not output.latents:
+        return {"log p(x), nats": evidence.elbo, f"bits per dimension ({bits})": -evidence.elbo * to_bits}
+    values = {"distortion -log p(x|z), nats": evidence.distortion}
+    if _has_rate(output):
+        rate = "rate KL(q(z|x) || p(z)), nats" if _has_density(output) else "rate, length of the codes, nats"
+        values = {"ELBO, nats": evidence.elbo, **values, rate: evidence.rate,
+                  f"bits per dimension from the ELBO ({bits})": -evidence.elbo * to_bits}
+    if samples and _has_density(output):
+        nll = -log_likelihood(model, x, samples, condition)
+        values |= {f"NLL, IWAE-{samples}, nats": nll,
+                   f"bits per dimension from IWAE-{samples} ({bits})": nll * to_bits}
+    if not _draws(model):
+        error = (model.reconstruct(x, condition) - x).square().flatten(1).mean(1)  # type: ignore[union-attr]
+        values |= {"reconstruction MSE": error, "reconstruction PSNR, dB": -10 * error.log10()}
+    return values
+
+
+def _notes(model: Model, output: Output, samples: int) -> list[str]:
+    notes = []
+    if output.latents and not _has_rate(output):
+        notes.append("No ELBO: the bottleneck has no rate.")
+    if output.latents and samples and not _has_density(output):
+        notes.append("No likelihood by importance weights: the latent has no density to weigh it by.")
+    if output.latents and _draws(model):
+        notes.append("No reconstruction error: an autoregressive decoder draws, it gives no mean.")
+    return notes
+
+
+def _has_rate(output: Output) -> bool:
+    return all(z.rate_map is not None or z.log_ratio is not None or z.codes is not None for z in output.latents)
+
+
+def _has_density(output: Output) -> bool:
+    return all(latent.log_ratio is not None for latent in output.latents)
+
+
+def _draws(model: Model) -> bool:
+    inner = model.autoencoder if isinstance(model, SemiSupervised) else model
+    return isinstance(inner, Autoencoder) and inner.decoder.autoregressive
+
+
+def _is_told(model: Model) -> bool:
+    """Whether the model takes a label; one that sums over labels finds them itself, and draws them when it samples."""
+    return not isinstance(model, SemiSupervised) and model.embedding is not None
+
+
+def _told(model: Model, condition: Condition, part: slice) -> Condition | None:
+    if not _is_told(model):
+        return None
+    label, embedding = condition.label, condition.embedding
+    return Condition(label if label is None else label[part], embedding if embedding is None else embedding[part])
+
+
+def _wrong(model: SemiSupervised, x: Tensor, label: Tensor | None) -> Tensor:
+    """1 where the classifier is wrong, of those whose label is known."""
+    if label is None:
+        return x.new_zeros(0)
+    known = label >= 0
+    return (model.classify(x[known]).argmax(1) != label[known]).float()
+
+
+def _added(counts: tuple[np.ndarray, ...], codes: Tensor, model: Model) -> tuple[np.ndarray, ...]:
+    """Counts with those of codes (B, Q, *grid) added."""
+    assert isinstance(model, Autoencoder)
+    more = metrics.code_counts(codes.transpose(0, 1).flatten(1).cpu().numpy(), model.bottleneck.num_codes)
+    return tuple(a + b for a, b in zip(counts, more, strict=True)) if counts else more
