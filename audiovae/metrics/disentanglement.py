@@ -8,6 +8,9 @@ depends on the order or the sign of the dimensions. What each number is worth:
     dci                      0 to 1; noise 0 in disentanglement and completeness, ``chance`` in informativeness
     factor_vae_score         1/F to 1; noise 1/F
     beta_vae_score           1/F to 1; noise 1/F, but already 1 with all factors but one in place: it asks for less
+
+A rotated code loses in the first two. The last two read which dimension varies least, or less, and lose only as
+far as the rotation blends the factors in equal parts.
 """
 
 from dataclasses import dataclass
