@@ -41,7 +41,7 @@ class ChannelConv(nn.Module):
         self.register_buffer("mask", mask.float()[:, :, None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.conv.weight * self.mask, self.conv.bias)
+        return _convolve(x, self.conv.weight * self.mask, self.conv.bias)
 
 
 class GatedLayer(nn.Module):
@@ -65,8 +65,16 @@ class GatedLayer(nn.Module):
     def horizontal(self, left: Tensor, now: Tensor, told: Tensor) -> Tensor:
         """From pixels to the left (B, C', H, reach + W - 1), the features so far (B, C', H, W) and what the
         vertical stack and the condition say (B, 2 width, H, W)."""
-        h = self.out(gate(self.left(left) + self.now(now[:, : self.seen]) + told))
+        before = _convolve(left, self.left.weight, self.left.bias)
+        h = self.out(gate(before + self.now(now[:, : self.seen]) + told))
         return h if self.first else now + h
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A convolution without padding; of one pixel it is a plain product, at a fifth of a small convolution's cost."""
+    if x.shape[2:] == weight.shape[2:]:
+        return F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
+    return F.conv2d(x, weight, bias)
 
 
 def gate(h: Tensor) -> Tensor:
