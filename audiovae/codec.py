@@ -14,7 +14,8 @@ from audiovae.blocks import blockwise, decoder_halo, encoder_halo
 from audiovae.checkpoint import fingerprint, load_model
 from audiovae.codes import CodeHeader, Codes
 from audiovae.errors import AudioError, CheckpointError, LabelError, ShapeError, nearest
-from audiovae.models import Autoencoder
+from audiovae.models import Autoencoder, Model
+from audiovae.nn.field import Field
 from audiovae.shapes import Condition
 
 # Latent steps at once: enough that the halo costs little, few enough that activations stay in cache. Steps,
@@ -37,11 +38,12 @@ class Codec:
     ((8, 51), torch.Size([16001]))
     """
 
-    def __init__(self, model: Autoencoder):
+    def __init__(self, model: Model):
         spec = model.data
-        if spec.sample_rate is None or not model.bottleneck.is_discrete:
+        if not isinstance(model, Autoencoder) or spec.sample_rate is None or not model.bottleneck.is_discrete:
+            part = model.bottleneck if isinstance(model, Autoencoder) else model
             raise CheckpointError("Codec wants a model of audio with a discrete bottleneck (vq, rvq, fsq, "
-                                  f"grouped); this one is of {spec} with {type(model.bottleneck).__name__}.")
+                                  f"grouped); this one is of {spec} with {type(part).__name__}.")
         self.model = model.eval().requires_grad_(False)
         self.sample_rate: int = spec.sample_rate
         self.hop = model.hop
@@ -49,6 +51,7 @@ class Codec:
         self.speakers = spec.labels if model.embedding is not None else ()
         self.fingerprint = fingerprint(model)
         self.block = BLOCK
+        self.fields: tuple[Field, Field] = (model.encoder.field, model.decoder.field)  # type: ignore[assignment]
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "Codec":
@@ -97,7 +100,7 @@ class Codec:
     def encode_stream(self, pieces: Iterable[Tensor]) -> Iterator[np.ndarray]:
         """Pieces (n,) of a waveform at ``sample_rate``, however cut, to blocks (Q, L) of its codes."""
         process = lambda x: self.model.encode(x[None, None])[0]  # noqa: E731
-        for block in blockwise(self._padded(pieces), process, encoder_halo(self.model.encoder.field),
+        for block in blockwise(self._padded(pieces), process, encoder_halo(self.fields[0]),
                                self.block, unit_in=self.hop, unit_out=1):
             yield block.cpu().numpy()
 
@@ -111,7 +114,7 @@ class Codec:
         condition = self.condition(speaker)
         process = lambda c: self.model.decode(c[None], condition)[0, 0]  # noqa: E731
         done, last = 0, torch.zeros(0)
-        for piece in blockwise(map(torch.from_numpy, blocks), process, decoder_halo(self.model.decoder.field),
+        for piece in blockwise(map(torch.from_numpy, blocks), process, decoder_halo(self.fields[1]),
                                self.block, unit_in=1, unit_out=self.hop):
             ready = torch.cat([last, piece.cpu()])
             last = ready[-self.hop:]

@@ -13,6 +13,7 @@ from audiovae.codec import Codec
 from audiovae.codes import Codes
 from audiovae.commands.arguments import AUDIO, CODES, attempt, find, parse, report_failures
 from audiovae.metrics.usage import code_counts, perplexity, usage
+from audiovae.models import Autoencoder
 
 WEIGHTS = {*PICKLES, ".safetensors"}  # told to be no model on their own, and not to be no audio
 
@@ -90,15 +91,16 @@ def model_lines(path: Path) -> Iterator[str]:
     model = load_model(folder)
     count = sum(p.numel() for p in model.parameters())
     yield f"{folder}: model, {count / 1e6:.2f} million parameters, fingerprint {fingerprint(model)}"
-    for name in ("encoder", "bottleneck", "decoder", "likelihood"):
-        yield f"  {name:<11} {type(getattr(model, name)).__name__}"
+    for name in ("classifier", "encoder", "bottleneck", "decoder", "network", "likelihood"):
+        if getattr(model, name, None) is not None:
+            yield f"  {name:<11} {type(getattr(model, name)).__name__}"
     spec = model.data
     yield f"  data        {spec.channels} channels, {spec.dims} grid axes, hop {model.hop}"
-    if spec.sample_rate and model.bottleneck.is_discrete:
+    if isinstance(model, Autoencoder) and spec.sample_rate and model.bottleneck.is_discrete:
         codec = Codec(model)
         yield (f"  codes       {' x '.join(map(str, codec.num_codes))}, {spec.sample_rate / model.hop:.1f} steps a "
                f"second, {codec.header().nominal_kbps:.2f} kbit/s without entropy coding")
-    if model.embedding is not None:
+    if getattr(model, "embedding", None) is not None:
         yield f"  labels      {_some(spec.labels)}"
 
 
