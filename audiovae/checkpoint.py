@@ -9,7 +9,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors
 import torch
@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from audiovae.config import from_dict, to_dict
 from audiovae.errors import AudiovaeError, CheckpointError
-from audiovae.models import Autoencoder, ModelConfig
+from audiovae.models import Model, ModelConfig
 from audiovae.shapes import DataSpec
 
 FORMAT = 1
 PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"}
 
 
-def save_model(folder: Path, model: Autoencoder, config: ModelConfig, state: dict[str, Tensor] | None = None,
+def save_model(folder: Path, model: Model, config: ModelConfig, state: dict[str, Tensor] | None = None,
                experiment: dict[str, Any] | None = None) -> None:
     """Write ``model.safetensors`` and ``config.json`` into an existing folder.
 
@@ -41,7 +41,7 @@ def save_model(folder: Path, model: Autoencoder, config: ModelConfig, state: dic
     (folder / "config.json").write_text(json.dumps(description, indent=1) + "\n")
 
 
-def load_model(path: str | Path) -> Autoencoder:
+def load_model(path: str | Path) -> Model:
     """Load a model for use: a checkpoint folder, a training run, or a repository id of the hub.
 
     Raises
@@ -53,8 +53,8 @@ def load_model(path: str | Path) -> Autoencoder:
     folder = find_checkpoint(path)
     description = read_description(folder)
     try:
-        spec = DataSpec(**{key: tuple(v) if isinstance(v, list) else v for key, v in description["data"].items()})
-        model = from_dict(ModelConfig, description["model"], source=str(folder / "config.json")).build(spec)
+        spec = from_dict(DataSpec, description["data"], source=str(folder / "config.json"))
+        model = from_dict(cast(Any, ModelConfig), description["model"], source=str(folder / "config.json")).build(spec)
         model.load_state_dict(read_tensors(folder / "model.safetensors"))
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint {folder}: config.json lacks or misstates {error}.") from None

@@ -3,15 +3,20 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from audiovae.discriminators import Adversary
+from audiovae.objectives import Loss
+
 
 def parameter_groups(model: nn.Module, lr: float, encoder_lr: float | None) -> list[dict[str, Any]]:
-    """The encoder's parameters at ``encoder_lr``, all others at ``lr``; ``base_lr`` keeps the peak rate."""
-    encoder = {id(p) for p in model.get_submodule("encoder").parameters()}
+    """The encoder's parameters, if there is one, at ``encoder_lr``, all others at ``lr``; ``base_lr`` is the peak."""
+    part = getattr(model, "encoder", None)
+    encoder = {id(p) for p in part.parameters()} if part is not None else set()
     groups = [([p for p in model.parameters() if id(p) in encoder], encoder_lr or lr),
               ([p for p in model.parameters() if id(p) not in encoder], lr)]
     return [{"params": params, "lr": rate, "base_lr": rate} for params, rate in groups if params]
@@ -78,3 +83,19 @@ class Average:
             self.count = int(state["count"])
             for name, value in self.values.items():
                 value.copy_(state[name])
+
+
+@dataclass
+class Rival:
+    """An adversary in training: its optimizer, the decoder's last layer, and the step from which it has a say."""
+
+    adversary: Adversary
+    optimizer: torch.optim.Optimizer
+    last: nn.Parameter
+    starts: int
+
+    def join(self, loss: Loss) -> None:
+        """Add the adversary's term to what the model minimises, balanced with all it minimises so far."""
+        assert loss.estimate is not None
+        term, log = self.adversary.weighed(loss.total, loss.estimate, self.last)
+        loss.total, loss.terms = loss.total + term, loss.terms | log

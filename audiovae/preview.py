@@ -8,24 +8,30 @@ from matplotlib.image import imsave
 from torch import Tensor
 
 from audiovae.audio.io import write_audio
-from audiovae.models import Autoencoder
-from audiovae.shapes import Batch, Condition
+from audiovae.models import DensityModel, Model
+from audiovae.shapes import Batch
 
 COUNT = 4
 
 
-def write_samples(folder: Path, model: Autoencoder, batch: Batch) -> None:
-    """Write the first examples of a batch and their reconstructions: wav for audio, one png for pictures."""
+def write_samples(folder: Path, model: Model, batch: Batch) -> None:
+    """Write the first examples of a batch and what the model makes of them: wav for audio, one png for pictures.
+
+    That is their reconstructions, or new data of a model that has no latent to pass them through.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     x = batch.x[:COUNT]
-    label = batch.condition.label
-    estimate = model.decode(model.encode(x), Condition(None if label is None else label[:COUNT]))
+    condition = batch.condition.first(COUNT)
+    if isinstance(model, DensityModel):
+        estimate, name = model.sample(len(x), condition, size=tuple(x.shape[2:])), "sample"
+    else:
+        estimate, name = model.reconstruct(x, condition), "reconstruction"
     if model.data.sample_rate is not None:
         for i, (source, result) in enumerate(zip(x.cpu(), estimate.cpu(), strict=True)):
             write_audio(folder / f"{i}-source.wav", source, model.data.sample_rate)
-            write_audio(folder / f"{i}-reconstruction.wav", result, model.data.sample_rate)
+            write_audio(folder / f"{i}-{name}.wav", result, model.data.sample_rate)
     else:
-        imsave(folder / "source-above-reconstruction.png", picture(x, estimate))
+        imsave(folder / f"source-above-{name}.png", picture(x, estimate))
 
 
 def picture(*rows: Tensor) -> np.ndarray:

@@ -26,9 +26,9 @@ from audiovae.checkpoint import read_description, read_tensors, run_checkpoints,
 from audiovae.config import Config, to_dict
 from audiovae.errors import CheckpointError, OutputError
 from audiovae.files import atomic_folder
-from audiovae.models import Autoencoder, ModelConfig
+from audiovae.models import Model, ModelConfig
 from audiovae.objectives import Objective
-from audiovae.optim import Average
+from audiovae.optim import Average, Rival
 
 
 @dataclass
@@ -62,16 +62,18 @@ class Run:
         except OSError as error:
             raise OutputError(f"train: {folder} cannot be made ({error.strerror}).") from None
 
-    def save(self, model: Autoencoder, config: ModelConfig, objective: Objective, optimizer: torch.optim.Optimizer,
-             average: Average, state: State) -> None:
+    def save(self, model: Model, config: ModelConfig, objective: Objective, optimizer: torch.optim.Optimizer,
+             average: Average, state: State, rival: Rival | None = None) -> None:
         """Write a checkpoint, whole or not at all, and remove those before the last."""
         if not self.main:
             return
         training = {f"weights/{n}": v for n, v in model.state_dict().items()}
         training |= {f"rate_control/{n}": v for n, v in objective.rate_control.state_dict().items()}
         training |= {f"average/{n}": v for n, v in average.state().items()}
-        for index, values in optimizer.state_dict()["state"].items():
-            training |= {f"optimizer/{index}/{key}": value for key, value in values.items()}
+        training |= _flat("optimizer", optimizer)
+        if rival is not None:
+            training |= {f"adversary/{n}": v for n, v in rival.adversary.state_dict().items()}
+            training |= _flat("adversary_optimizer", rival.optimizer)
         with atomic_folder(self.folder / f"checkpoint-{state.step:08d}", replace=True) as folder:
             save_model(folder, model, config, state={**model.state_dict(), **average.values},
                        experiment=to_dict(self.experiment))
@@ -80,11 +82,12 @@ class Run:
         for old in run_checkpoints(self.folder)[:-self.KEEP]:
             shutil.rmtree(old)
 
-    def restore(self, model: Autoencoder, objective: Objective, optimizer: torch.optim.Optimizer,
-                average: Average) -> State:
-        """Put the last checkpoint's weights, rate control, optimizer and average back; its State."""
+    def restore(self, model: Model, objective: Objective, optimizer: torch.optim.Optimizer,
+                average: Average, rival: Rival | None = None) -> State:
+        """Put the last checkpoint's weights, rate control, optimizer, average and adversary back; its State."""
         folder = run_checkpoints(self.folder)[-1]
-        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "rate_control": {}, "average": {}, "optimizer": {}}
+        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "rate_control": {}, "average": {}, "optimizer": {},
+                                                "adversary": {}, "adversary_optimizer": {}}
         for name, value in read_tensors(folder / "training.safetensors").items():
             group, name = name.split("/", 1)
             groups[group][name] = value
@@ -92,12 +95,10 @@ class Run:
             model.load_state_dict(groups["weights"])
             objective.rate_control.load_state_dict(groups["rate_control"])
             average.restore(groups["average"])
-            saved: dict[int, dict[str, Tensor]] = {}
-            for name, value in groups["optimizer"].items():
-                index, key = name.split("/", 1)
-                saved.setdefault(int(index), {})[key] = value
-            optimizer.load_state_dict(
-                {"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
+            _put(optimizer, groups["optimizer"])
+            if rival is not None:
+                rival.adversary.load_state_dict(groups["adversary"])
+                _put(rival.optimizer, groups["adversary_optimizer"])
             return State(**json.loads((folder / "state.json").read_text()))
         except (RuntimeError, KeyError, ValueError, TypeError, OSError) as error:
             line = " ".join(str(error).split())[:200]
@@ -107,6 +108,21 @@ class Run:
         """How to go on from the last checkpoint, for messages."""
         found = run_checkpoints(self.folder)
         return f"last good checkpoint: {found[-1]}" if found else "no checkpoint had been written yet"
+
+
+def _flat(group: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's state as tensors by name."""
+    return {f"{group}/{index}/{key}": value for index, values in optimizer.state_dict()["state"].items()
+            for key, value in values.items()}
+
+
+def _put(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of :func:`_flat`, the group's name left out."""
+    saved: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split("/", 1)
+        saved.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 class Log:

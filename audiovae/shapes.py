@@ -73,10 +73,10 @@ class Condition:
     label: Tensor | None = None
     embedding: Tensor | None = None
 
-    def repeat(self, count: int) -> "Condition":
-        """Each example ``count`` times, one after the other."""
-        return Condition(**{f.name: None if (value := getattr(self, f.name)) is None
-                            else value.repeat_interleave(count, 0) for f in fields(self)})
+    def first(self, count: int) -> "Condition":
+        """That of the first ``count`` examples."""
+        return Condition(**{f.name: None if (value := getattr(self, f.name)) is None else value[:count]
+                            for f in fields(self)})
 
     def to(self, device: torch.device) -> "Condition":
         return Condition(**{f.name: _move(getattr(self, f.name), device) for f in fields(self)})

@@ -21,10 +21,11 @@ from tqdm import tqdm
 from audiovae.collapse import collapse_alarm
 from audiovae.config import Config
 from audiovae.data import AudioData, DataConfig, Source
+from audiovae.discriminators import AdversarialConfig, last_layer
 from audiovae.errors import ConfigError, ShapeError, TrainingError
-from audiovae.models import Autoencoder, AutoencoderConfig, ModelConfig
+from audiovae.models import Autoencoder, AutoencoderConfig, Model, ModelConfig
 from audiovae.objectives import Loss, Objective, ObjectiveConfig
-from audiovae.optim import Average, hold_all_but_encoder, learning_rate, parameter_groups
+from audiovae.optim import Average, Rival, hold_all_but_encoder, learning_rate, parameter_groups
 from audiovae.preview import write_samples
 from audiovae.run import Clock, Interrupt, Log, Run, State
 from audiovae.seeds import mix
@@ -71,14 +72,18 @@ class Experiment(Config):
     model: ModelConfig = AutoencoderConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
+    adversary: AdversarialConfig | None = None
 
 
 class Trainee(nn.Module):
-    """A model and its objective as one module: a process group sees one forward pass a step."""
+    """A model and its objective as one module: a process group sees one forward pass a step.
 
-    def __init__(self, model: Autoencoder, objective: Objective):
+    judged : whether an adversary has a say; the loss then carries the estimate, and no bound.
+    """
+
+    def __init__(self, model: Model, objective: Objective, judged: bool = False):
         super().__init__()
-        self.model, self.objective = model, objective
+        self.model, self.objective, self.judged = model, objective, judged
 
     def forward(self, batch: Batch, progress: float) -> Loss:
         output = self.model(batch.x, batch.condition, self.objective.samples)
@@ -88,10 +93,13 @@ class Trainee(nn.Module):
             penalty = self.objective.weight_penalty(self.model)
             if penalty is not None:
                 loss.total, loss.terms["weights"] = loss.total + penalty, penalty.detach()
+            if self.judged:
+                loss.estimate = self.model.likelihood.mean(output.params)
+                loss.elbo = loss.iwae = loss.bits_per_dimension = None
             return loss
 
 
-def build(experiment: Experiment) -> tuple[Source, Autoencoder]:
+def build(experiment: Experiment) -> tuple[Source, Model]:
     """The source of batches and the untrained model of an experiment, both seeded by ``train.seed``."""
     seed = experiment.train.seed
     source = experiment.data.build(seed)
@@ -99,6 +107,20 @@ def build(experiment: Experiment) -> tuple[Source, Autoencoder]:
     model = experiment.model.build(source.spec)
     source.fit(model.hop)
     return source, model
+
+
+def build_rival(experiment: Experiment, model: Model, device: torch.device) -> Rival | None:
+    """The adversary with its optimizer, None without one; ConfigError where no reconstruction is made in one pass."""
+    config = experiment.adversary
+    if config is None:
+        return None
+    if not isinstance(model, Autoencoder) or model.decoder.autoregressive:
+        raise ConfigError("adversary wants an autoencoder whose decoder gives the reconstruction in one pass: leave "
+                          "the table [adversary] out.")
+    adversary = config.build(model.data).to(device)
+    groups = [{"params": list(adversary.parameters()), "lr": config.lr, "base_lr": config.lr}]
+    optimizer = torch.optim.AdamW(groups, fused=True, betas=config.betas, weight_decay=experiment.train.weight_decay)
+    return Rival(adversary, optimizer, last_layer(model.decoder), config.starts)
 
 
 def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
@@ -125,16 +147,24 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
     accelerator = Accelerator(
         mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)])
+    if config.encoder_steps < 0 or (config.encoder_steps and experiment.model.kind == "density"):
+        raise ConfigError(f"train: encoder_steps wants a model with an encoder and a number of at least 0, got "
+                          f"{config.encoder_steps}.")
     main, rank = accelerator.is_main_process, accelerator.process_index
     source, model = build(experiment)
     run = Run(folder, experiment, resume, main)
-    objective = experiment.objective.build(source.spec.sample_rate)
+    objective = experiment.objective.build(source.spec.sample_rate, source)
     optimizer = torch.optim.AdamW(parameter_groups(model, config.lr, config.encoder_lr), fused=True,
                                   betas=config.betas, weight_decay=config.weight_decay)
     model.to(accelerator.device)
     average = Average(model, config.ema)
-    state = run.restore(model, objective, optimizer, average) if resume else State()
-    trainee, optimizer = accelerator.prepare(Trainee(model, objective), optimizer)
+    rival = build_rival(experiment, model, accelerator.device)
+    state = run.restore(model, objective, optimizer, average, rival) if resume else State()
+    trainee, optimizer = accelerator.prepare(Trainee(model, objective, judged=rival is not None), optimizer)
+    players, groups = [trainee], optimizer.param_groups
+    if rival is not None:
+        adversary, against = accelerator.prepare(rival.adversary, rival.optimizer)
+        players, groups = [trainee, adversary], [*groups, *against.param_groups]
 
     clock = Clock(state.minutes, accelerator)
     with (Log(folder, state.step, main) as log, Interrupt() as interrupt, ThreadPoolExecutor(1) as ahead,
@@ -146,18 +176,21 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
                 break
             trainee.train()
             torch.manual_seed(mix(config.seed, step, rank))
-            for group in optimizer.param_groups:
+            for group in groups:
                 group["lr"] = group["base_lr"] * learning_rate(config.schedule, config.warmup, progress)
+            playing = rival if rival is not None and step >= rival.starts else None
             for micro in range(config.accumulate):
                 asked = time.perf_counter()
                 batch = upcoming.result().to(accelerator.device)
                 clock.waited += time.perf_counter() - asked
                 upcoming = ahead.submit(source.batch, step * config.accumulate + micro + 1, rank)
-                with accelerator.accumulate(trainee):
+                with accelerator.accumulate(*players):
                     try:
                         loss = trainee(batch, progress)
                     except ShapeError as error:  # a part was handed what it cannot use, NaN for instance
                         raise _stopped(step, str(error), batch, run) from error
+                    if playing is not None:
+                        playing.join(loss)
                     if not math.isfinite(loss.total.item()):
                         raise _stopped(step, _not_finite(loss), batch, run)
                     accelerator.backward(loss.total)
@@ -166,6 +199,13 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
                     grad_norm = accelerator.clip_grad_norm_(trainee.parameters(), config.clip)
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
+                    if playing is not None:
+                        doubt = adversary(batch.x, loss.estimate)
+                        loss.terms["discriminator"] = doubt.detach()
+                        accelerator.backward(doubt)
+                        accelerator.clip_grad_norm_(adversary.parameters(), config.clip)
+                        against.step()
+                        against.zero_grad(set_to_none=True)
             average.update()
             state.step, state.minutes = step + 1, clock.minutes()
 
@@ -178,11 +218,11 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
             if clock.due("validate", config.validate_minutes) and main:
                 validate(accelerator.unwrap_model(trainee), source, average, log, state, folder)
             if clock.due("checkpoint", config.checkpoint_minutes):
-                run.save(model, experiment.model, objective, optimizer, average, state)
+                run.save(model, experiment.model, objective, optimizer, average, state, rival)
         state.interrupted = interrupt.caught
         if main:
             validate(accelerator.unwrap_model(trainee), source, average, log, state, folder)
-        run.save(model, experiment.model, objective, optimizer, average, state)
+        run.save(model, experiment.model, objective, optimizer, average, state, rival)
     return state
 
 

@@ -1,7 +1,23 @@
 """Models: compositions of the core. ``ModelConfig`` is the union a recipe chooses from."""
 
+from typing import Annotated
+
+from pydantic import Discriminator
+
 from audiovae.models.autoencoder import Autoencoder, AutoencoderConfig
+from audiovae.models.density import DensityConfig, DensityModel
+from audiovae.models.semi_supervised import SemiSupervised, SemiSupervisedConfig
 
-ModelConfig = AutoencoderConfig
+Model = Autoencoder | SemiSupervised | DensityModel
+ModelConfig = Annotated[AutoencoderConfig | SemiSupervisedConfig | DensityConfig, Discriminator("kind")]
 
-__all__ = ["Autoencoder", "AutoencoderConfig", "ModelConfig"]
+__all__ = [
+    "Autoencoder",
+    "AutoencoderConfig",
+    "DensityConfig",
+    "DensityModel",
+    "Model",
+    "ModelConfig",
+    "SemiSupervised",
+    "SemiSupervisedConfig",
+]

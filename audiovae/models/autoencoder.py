@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from audiovae.autoregressive import check_factorised
 from audiovae.bottlenecks import BottleneckConfig, RVQConfig
 from audiovae.bottlenecks.base import Bottleneck
 from audiovae.bottlenecks.priors import PseudoInputs
@@ -84,6 +85,8 @@ class Autoencoder(nn.Module):
         if encoder.hop != decoder.hop and not vector:
             raise ConfigError(f"encoder and decoder disagree: hop {encoder.hop} and {decoder.hop}; make the "
                               "products of their strides (or mel_hop * frames and hop) equal.")
+        if decoder.autoregressive:
+            check_factorised(likelihood)
         self.encoder, self.bottleneck, self.decoder = encoder, bottleneck, decoder
         self.likelihood, self.embedding, self.data = likelihood, embedding, data
         self.told_encoder, self.corruption, self.vector = told_encoder, corruption, vector
@@ -126,11 +129,15 @@ class Autoencoder(nn.Module):
         """What :meth:`encode` gave back to data, as :meth:`generate` does."""
         return self.generate(self.bottleneck.decode(codes), condition, generator)
 
+    def reconstruct(self, x: Tensor, condition: Condition | None = None) -> Tensor:
+        """Data (B, C, *grid) through both halves: what the model makes of it."""
+        return self.decode(self.encode(x, condition), condition)
+
     def generate(self, z: Tensor, condition: Condition | None = None,
                  generator: torch.Generator | None = None) -> Tensor:
         """Data (B, C, *data grid) from a latent: the likelihood's mean; drawn, where the decoder is autoregressive."""
         if self.decoder.autoregressive:
-            return self.decoder.sample(z, self._vector(condition, len(z)), self.likelihood, generator)
+            return self.decoder.sample(z, self._vector(condition, len(z)), self.likelihood, generator)  # type: ignore
         return self.likelihood.mean(self.params(z, condition))
 
     def sample(self, count: int, condition: Condition | None = None, temperature: float = 1.0,
@@ -211,5 +218,5 @@ class AutoencoderConfig(Config):
             encoder = self.encoder.build(data, bottleneck.channels_in, told)
             decoder = self.decoder.build(data, bottleneck.channels_out, params, self.condition_dim)
         corruption = self.corruption.build() if self.corruption is not None else None
-        return Autoencoder(encoder, bottleneck, decoder, likelihood, data, embedding, self.condition_encoder, corruption,
-                           vector)
+        return Autoencoder(encoder, bottleneck, decoder, likelihood, data, embedding, self.condition_encoder,
+                           corruption, vector)
