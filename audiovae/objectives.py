@@ -46,6 +46,7 @@ class Loss:
         within one unit of the data.
     terms : the criteria and bottleneck losses by name, unweighted.
     stats : the bottleneck's statistics by name, and ``beta``.
+    estimate : (B, C, *grid) the likelihood's mean with its gradient, where an adversary judges it.
     """
 
     total: Tensor
@@ -56,6 +57,7 @@ class Loss:
     bits_per_dimension: Tensor | None = None
     terms: dict[str, Tensor] = field(default_factory=dict)
     stats: dict[str, Tensor] = field(default_factory=dict)
+    estimate: Tensor | None = None
 
     def numbers(self) -> dict[str, float]:
         """Everything by name, as numbers for a log; what is None is left out."""
