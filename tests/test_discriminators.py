@@ -1,10 +1,14 @@
 """The adversary: its losses by formula, whom each gradient reaches, and that both sides play."""
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
+from audiovae.checkpoint import run_checkpoints
 from audiovae.config import from_dict
 from audiovae.data import DigitsData
 from audiovae.decoders import vector_decoder
@@ -13,7 +17,9 @@ from audiovae.errors import ConfigError, ShapeError
 from audiovae.models import AutoencoderConfig
 from audiovae.objectives import ObjectiveConfig
 from audiovae.shapes import DataSpec
+from audiovae.train import Experiment, train
 
+STRIDED = {"kind": "strided", "strides": [2, 2], "width": 16, "depth": 1}
 PICTURES = DataSpec(channels=1, dims=2, size=(8, 8))
 
 
@@ -141,8 +147,7 @@ def test_twenty_steps_of_the_game():
     """The discriminator learns to tell; the model's weights are moved by its term, and by the term alone here."""
     torch.manual_seed(1)
     source = DigitsData(batch_size=32).build(seed=0)
-    strided = {"kind": "strided", "strides": [2, 2], "width": 16, "depth": 1}
-    model = from_dict(AutoencoderConfig, {"encoder": strided, "decoder": strided, "likelihood": {"kind": "bernoulli"},
+    model = from_dict(AutoencoderConfig, {"encoder": STRIDED, "decoder": STRIDED, "likelihood": {"kind": "bernoulli"},
                                           "bottleneck": {"kind": "gaussian", "dim": 4}}).build(source.spec)
     objective = ObjectiveConfig().build(None)
     adversary = small()
@@ -192,3 +197,58 @@ def test_what_does_not_fit_says_so():
     with pytest.raises(ConfigError, match="no part in the reconstruction"):
         estimate = torch.rand(2, 1, 8, 8, requires_grad=True)
         small().weighed(F.mse_loss(estimate, torch.zeros_like(estimate)), estimate, nn.Parameter(torch.ones(2, 2)))
+
+def game(steps, **adversary):
+    return from_dict(Experiment, {
+        "data": {"kind": "digits", "batch_size": 16},
+        "model": {"encoder": STRIDED, "decoder": STRIDED, "bottleneck": {"kind": "gaussian", "dim": 4},
+                  "likelihood": {"kind": "bernoulli"}},
+        "adversary": {"width": 8, "starts": 4, **adversary},
+        "train": {"steps": steps, "schedule": "constant", "warmup": 0, "log_every": 1, "accumulate": 2}})
+
+
+def tensors(run):
+    folder = run_checkpoints(run)[-1]
+    return {**load_file(folder / "training.safetensors"), **load_file(folder / "model.safetensors")}
+
+
+def test_stop_and_go_on_is_the_game_that_never_stopped(tmp_path):
+    """Cut before the adversary has its say, and after."""
+    for name, cuts in (("whole", [10]), ("before", [3, 10]), ("after", [7, 10])):
+        for index, steps in enumerate(cuts):
+            train(game(steps), tmp_path / name, resume=index > 0)
+    whole = tensors(tmp_path / "whole")
+    assert any(key.startswith("adversary/") for key in whole)
+    assert any(key.startswith("adversary_optimizer/") for key in whole)
+    for name in ("before", "after"):
+        other = tensors(tmp_path / name)
+        assert whole.keys() == other.keys()
+        assert [k for k in whole if not torch.equal(whole[k], other[k])] == []
+
+
+def test_the_loop_plays_from_the_step_it_says_and_reports_no_bound(tmp_path):
+    train(game(8), tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    played = ["discriminator" in row for row in rows if row["split"] == "train"]
+    assert played == [False] * 4 + [True] * 4
+    assert not any({"elbo", "bits_per_dimension"} & row.keys() for row in rows)
+    last = rows[-2]
+    assert last["adversarial_balance"] > 0 and last["lr"] == 1.5e-3
+
+
+def test_the_adversary_changes_the_model_but_not_the_steps_before_it(tmp_path):
+    for name, steps, starts in (("none", 6, 100), ("late", 6, 5), ("early", 4, 4)):
+        train(game(steps, starts=starts), tmp_path / name)
+    none, late, early = (tensors(tmp_path / name) for name in ("none", "late", "early"))
+    train(game(4, starts=100), tmp_path / "none at 4")
+    before = tensors(tmp_path / "none at 4")
+    weights = [key for key in none if key.startswith("weights/")]
+    assert all(torch.equal(before[key], early[key]) for key in weights)
+    assert any(not torch.equal(none[key], late[key]) for key in weights)
+
+
+def test_an_adversary_wants_a_reconstruction_of_one_pass(tmp_path):
+    experiment = from_dict(Experiment, {"data": {"kind": "digits"}, "model": {"kind": "density"}, "adversary": {},
+                                        "train": {"steps": 1}})
+    with pytest.raises(ConfigError, match="in one pass"):
+        train(experiment, tmp_path / "run")
