@@ -19,11 +19,11 @@ from audiovae.likelihoods import Bernoulli
 from audiovae.metrics import Interval
 from audiovae.metrics.bounds import evidence_of, log_likelihood
 from audiovae.metrics.generation import generation_scores
+from audiovae.metrics.latents import active_units
 from audiovae.models import Autoencoder, Model, SemiSupervised
 from audiovae.report import Table
 from audiovae.shapes import Batch, Condition, DataSpec, Output
 
-ACTIVE = 0.01  # variance of a posterior mean above which its dimension is in use (Burda 2016, section 5)
 BATCH = 256
 Binarize = Literal["none", "dynamic", "threshold"]
 
@@ -53,10 +53,8 @@ class PictureEvaluation:
 
     @property
     def active_units(self) -> int | None:
-        """Latent dimensions whose posterior mean varies over the pictures (and the grid) by more than 0.01."""
-        if self.means is None:
-            return None
-        return int((self.means.transpose(0, 1).flatten(1).var(1) > ACTIVE).sum())
+        """Latent dimensions whose posterior mean varies with the picture; None where there are no such means."""
+        return None if self.means is None else int(active_units(self.means).sum())
 
     def table(self) -> Table:
         """Every measure with its mean over pictures and how many it is over."""
@@ -102,7 +100,7 @@ def evaluate_pictures(model: Model, batch: Batch, binarize: Binarize = "none", s
         torch.manual_seed(seed)
         for start in range(0, len(batch.x), BATCH):
             x = batch.x[start:start + BATCH]
-            condition = _told(model, batch.condition, slice(start, start + BATCH))
+            condition = told(model, _part(batch.condition, slice(start, start + BATCH)))
             output = model(x, condition)
             if start == 0:
                 result.notes = _notes(model, output, samples)
@@ -138,7 +136,7 @@ def score_generated(model: Model, network: FeatureNetwork, real: Batch, count: i
     with torch.no_grad():
         for start in range(0, count, BATCH):
             index = torch.arange(start, min(start + BATCH, count)) % len(real.x)
-            condition = Condition(label[index]) if label is not None and _is_told(model) else None
+            condition = Condition(label[index]) if label is not None and is_told(model) else None
             fakes.append(model.sample(len(index), condition, generator=generator))
     return generation_scores(real.x, torch.cat(fakes).clamp(0, 1), network).rows()
 
@@ -159,6 +157,16 @@ def bits_of(model: Model, data: DataSpec, binarize: Binarize = "none") -> str:
         return "mass of pixels 0 or 1, in the mean over draws by their grey level"
     levels = f" of {data.levels} levels" if data.levels is not None else ""
     return f"{likelihood.measure}{levels}{how[binarize]}"
+
+
+def is_told(model: Model) -> bool:
+    """Whether a model takes labels; one that sums over labels finds them itself, and draws them when it samples."""
+    return not isinstance(model, SemiSupervised) and model.embedding is not None
+
+
+def told(model: Model, condition: Condition) -> Condition | None:
+    """The condition, for a model that takes one."""
+    return condition if is_told(model) else None
 
 
 def _of_each(model: Model, x: Tensor, condition: Condition | None, output: Output, binarize: Binarize, samples: int
@@ -208,14 +216,7 @@ def _draws(model: Model) -> bool:
     return isinstance(inner, Autoencoder) and inner.decoder.autoregressive
 
 
-def _is_told(model: Model) -> bool:
-    """Whether the model takes a label; one that sums over labels finds them itself, and draws them when it samples."""
-    return not isinstance(model, SemiSupervised) and model.embedding is not None
-
-
-def _told(model: Model, condition: Condition, part: slice) -> Condition | None:
-    if not _is_told(model):
-        return None
+def _part(condition: Condition, part: slice) -> Condition:
     label, embedding = condition.label, condition.embedding
     return Condition(label if label is None else label[part], embedding if embedding is None else embedding[part])
 

@@ -1,4 +1,4 @@
-"""audiovae evaluate: a codec measured on recordings, as a table, JSON and a page."""
+"""audiovae evaluate: a codec measured on recordings, a model of pictures on pictures, as tables, JSON and a page."""
 
 import itertools
 import json
@@ -14,8 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from audiovae.audio.corpus import Corpus
+from audiovae.checkpoint import find_checkpoint, read_description
 from audiovae.codec import Codec
-from audiovae.commands.arguments import AUDIO, Failures, find, parse, report_failures
+from audiovae.commands.arguments import AUDIO, Failures, find, parse, report_failures, split_settings
 from audiovae.errors import AudiovaeError, ConfigError, CorpusError, OutputError
 from audiovae.evaluate import Clip, Evaluation, evaluate
 from audiovae.files import Input, atomic_file
@@ -23,44 +24,57 @@ from audiovae.report import Report, draw_codes, draw_spectrograms, draw_usage
 from audiovae.transcode import Recording
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Measure a model on recordings it was not trained on: quality, bit rate, use of codes, speed, memory.
 
     Example: audiovae evaluate corpora/vctk --model runs/small -o evaluation
+    Example: audiovae evaluate --model runs/digits -o evaluation
 
-    Writes evaluation.json and evaluation.html (with players and spectrograms) into the output folder.
+    A model of pictures is measured on the held-out part of its own data (or what --data.kind and the like name):
+    bounds of its likelihood, bits per dimension, reconstruction, use of the latent, generated pictures.
+    Writes evaluation.json and evaluation.html (with players and spectrograms, or pictures) into the output folder.
     PESQ and STOI come with: pip install 'audiovae[metrics]'
     """
 
-    inputs: tyro.conf.Positional[tuple[str, ...]]
-    """A corpus made by `audiovae prepare`, or recordings, globs and folders."""
+    inputs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """A corpus made by `audiovae prepare`, or recordings, globs and folders; none for a model of pictures."""
     model: Path
     """Checkpoint folder, training run or hub repository."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder for evaluation.json and evaluation.html (default: the table on screen only)."""
     split: Literal["train", "valid", "test"] = "test"
-    """Part of a corpus to measure on."""
-    limit: int = 100
-    """Most recordings of a corpus to take, drawn at random; 0 for all."""
+    """Part of a corpus, or of a set of pictures, to measure on."""
+    limit: int | None = None
+    """Most recordings of a corpus (default 100), or pictures (default all), to take, drawn at random; 0 for all."""
     listen: int = 4
     """How many recordings to put into the page."""
+    samples: int = 500
+    """Latents drawn for each picture to estimate its likelihood (IWAE-K); 0 leaves it out."""
+    generate: int = 1000
+    """Pictures to draw from the model and score against real ones; 0 leaves it out."""
     seed: int = 0
-    """Another seed draws other recordings."""
+    """Another seed draws other recordings, pictures and latents."""
     threads: int | None = None
     """Processor threads (default: all cores)."""
 
 
 def main(argv: list[str]) -> int:
-    arguments = parse("evaluate", Arguments, argv)
-    if arguments.limit < 0:
-        raise ConfigError(f"--limit wants 0 (all) or more, got {arguments.limit}.")
+    known, settings = split_settings(argv)
+    arguments = parse("evaluate", Arguments, known)
+    for name in ("limit", "samples", "generate"):
+        if (value := getattr(arguments, name)) is not None and value < 0:
+            raise ConfigError(f"--{name} wants 0 or more, got {value}.")
     if arguments.threads is not None and arguments.threads < 1:
         raise ConfigError(f"--threads wants 1 or more, got {arguments.threads}.")
     if arguments.output is not None and arguments.output.is_file():  # better told now than after the work
         raise OutputError(f"{arguments.output} is a file: name a folder.")
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
+    if read_description(find_checkpoint(arguments.model))["data"]["sample_rate"] is None:
+        return _of_pictures(arguments, settings)
+    if settings:
+        raise ConfigError(f"a model of audio is measured on the recordings named, not on --{next(iter(settings))}.")
     codec = Codec.from_pretrained(arguments.model)
     heard: list[tuple[Clip, Tensor, Tensor]] = []
 
@@ -84,6 +98,15 @@ def main(argv: list[str]) -> int:
     return report_failures("evaluate", failed, total, arguments.output)
 
 
+def _of_pictures(arguments: Arguments, settings: dict[str, str | list[str]]) -> int:
+    if arguments.inputs:
+        raise ConfigError(f"{arguments.model} is a model of pictures, measured on its own data: leave out "
+                          f"{arguments.inputs[0]}, or name other pictures with --data.kind and the like.")
+    from audiovae.commands.evaluate_images import run
+
+    return run(arguments, settings)
+
+
 def _is_corpus(path: Path) -> bool:
     return (path / "corpus.json").exists()
 
@@ -94,8 +117,9 @@ def _drawn(folder: Path, arguments: Arguments) -> Iterator[Clip]:
     utterances = corpus.utterances(arguments.split)
     if not utterances:
         raise CorpusError(f"corpus {folder} has no {arguments.split} part; name another --split.")
+    limit = 100 if arguments.limit is None else arguments.limit
     order = np.random.default_rng(arguments.seed).permutation(len(utterances))
-    for index in sorted(order[:arguments.limit or len(order)]):
+    for index in sorted(order[:limit or len(order)]):
         utterance = utterances[index]
         yield Clip(utterance.id, torch.from_numpy(corpus.audio(utterance)), corpus.sample_rate, utterance.speaker)
 

@@ -2,13 +2,17 @@
 
 from audiovae.report.figures import draw_codes, draw_loss, draw_spectrograms, draw_usage, draw_waveform
 from audiovae.report.page import Report
+from audiovae.report.pictures import draw_kl, draw_pictures, draw_rate_distortion
 from audiovae.report.table import Table
 
 __all__ = [
     "Report",
     "Table",
     "draw_codes",
+    "draw_kl",
     "draw_loss",
+    "draw_pictures",
+    "draw_rate_distortion",
     "draw_spectrograms",
     "draw_usage",
     "draw_waveform",
