@@ -18,6 +18,7 @@ COMMANDS = {
     "convert": "say it in another voice",
     "evaluate": "measure a model on recordings: quality, bit rate, speed, memory",
     "inspect": "tell what a code file, checkpoint, corpus or recording holds",
+    "latents": "walk a latent space: sample, interpolate, traverse, attributes, diagnose",
     "kl": "how far one distribution is from another, term by term",
 }
 

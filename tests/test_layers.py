@@ -14,7 +14,8 @@ LAYERS = [
     ("models",),
     ("priors",),
     ("blocks", "checkpoint", "codes", "codec", "transcode", "convert", "latents"),
-    ("metrics", "data", "collapse", "optim", "preview", "run", "train", "report", "evaluate"),
+    ("metrics", "data", "collapse", "optim", "preview", "run", "train", "report", "gallery", "evaluate",
+     "evaluate_images"),
     ("cli", "commands"),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

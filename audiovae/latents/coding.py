@@ -78,6 +78,33 @@ def generate(model: Model, z: Tensor, condition: Condition | None = None, batch:
     return _batched(lambda part, its: inner.generate(part, its), model, z, condition, batch)
 
 
+@torch.no_grad()
+def sampled(model: Model, x: Tensor, condition: Condition | None = None, batch: int = BATCH) -> tuple[Tensor, Tensor]:
+    """One latent of each example from q(z|x), and how likely the model's own prior holds it: (B, D, *grid), (B,) nats.
+
+    ConfigError as :func:`encode`, or where the latent is a point.
+
+    >>> from audiovae.latents.example import example_vae
+    >>> z, log_prior = sampled(example_vae(), torch.rand(5, 1, 8, 8))
+    >>> torch.allclose(log_prior, -(z.square() + 1.8379).flatten(1).sum(1) / 2, atol=1e-4)
+    True
+    """
+    inner, latents = autoencoder(model), []
+
+    def passed(part: Tensor, its: Condition | None) -> Tensor:
+        latents.append(inner(part, its).latents[0])
+        return latents[-1].z
+
+    z = _batched(passed, model, x, condition, batch)
+    if any(latent.posterior is None or latent.log_ratio is None for latent in latents):
+        raise ConfigError("latents wants a diagonal posterior here: take bottleneck 'gaussian', its posterior "
+                          "'diagonal'.")
+    mean, log_variance = (torch.cat([latent.posterior[i] for latent in latents]).cpu() for i in (0, 1))
+    error = (z - mean).square() * (-log_variance).exp()
+    log_posterior = -0.5 * (error + log_variance + math.log(2 * math.pi)).flatten(1).sum(1)
+    return z, log_posterior - torch.cat([latent.log_ratio for latent in latents]).cpu()
+
+
 def draw(posterior: Posterior, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
     """z ~ q(z|x), its spread times ``temperature``: (B, D, *grid).
 

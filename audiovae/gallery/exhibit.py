@@ -1,0 +1,82 @@
+"""An exhibit: pictures or sounds, tables, and a sentence on what is seen; for a folder of files or for a page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from audiovae.audio.io import write_audio
+from audiovae.files import atomic_file
+from audiovae.report import Report, Table, draw_spectrograms
+from audiovae.report.pictures import draw_pictures
+
+DPI = 144
+PANELS = 5  # spectrograms above each other, at most about so many
+
+
+@dataclass
+class Exhibit:
+    """One thing to see or hear.
+
+    name, title : of its files, and on a page.
+    sentence : what it shows, of how much data.
+    figures, tables : by caption. sounds : waveforms (T,) by caption, at ``sample_rate`` Hz.
+    """
+
+    name: str
+    title: str
+    sentence: str
+    figures: dict[str, Figure] = field(default_factory=dict)
+    sounds: dict[str, Tensor] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
+    sample_rate: int | None = None
+
+    def write(self, folder: Path) -> list[Path]:
+        """One .png a figure, one .wav a sound, one .json a table; which."""
+        paths = []
+        for kind, things in ((".png", self.figures), (".wav", self.sounds), (".json", self.tables)):
+            for i, thing in enumerate(things.values()):
+                path = folder / f"{self.name}{f'-{i + 1}' if len(things) > 1 else ''}{kind}"
+                if isinstance(thing, Tensor):
+                    assert self.sample_rate is not None
+                    write_audio(path, thing.clamp(-1, 1), self.sample_rate)
+                else:
+                    with atomic_file(path) as temporary:
+                        if isinstance(thing, Figure):
+                            thing.savefig(temporary, dpi=DPI, facecolor="white", bbox_inches="tight")
+                        else:
+                            temporary.write_text(thing.json() + "\n")
+                paths.append(path)
+        return paths
+
+    def put_on(self, report: Report) -> None:
+        report.section(self.title)
+        report.text(self.sentence)
+        for caption, wave in self.sounds.items():
+            assert self.sample_rate is not None
+            report.audio(caption, wave, self.sample_rate)
+        for caption, figure in self.figures.items():
+            report.figure(caption, figure)
+        for caption, table in self.tables.items():
+            report.table(table, caption)
+
+
+def show(name: str, title: str, sentence: str, rows: Sequence[Tensor], names: Sequence[str] = (), caption: str = "",
+         sample_rate: int | None = None) -> Exhibit:
+    """Rows of pictures (N, C, H, W) as one figure; of sound the first of each row (N, C, T) as players, some drawn.
+
+    ``names`` are of the rows, and may be left out for pictures.
+
+    >>> import torch
+    >>> pair = show("pair", "Pair", "Two tones.", 2 * [torch.rand(1, 1, 4000)], ["low", "high"], sample_rate=8000)
+    >>> list(pair.sounds)
+    ['low', 'high']
+    """
+    if sample_rate is None:
+        return Exhibit(name, title, sentence, {caption or sentence: draw_pictures(rows, names)})
+    waves = {label: row[0].mean(0) for label, row in zip(names, rows, strict=True)}
+    some = dict(list(waves.items())[::-(-len(waves) // PANELS)])
+    return Exhibit(name, title, sentence, {caption or sentence: draw_spectrograms(some, sample_rate)}, waves,
+                   sample_rate=sample_rate)
