@@ -4,17 +4,21 @@ That is what makes a resumed run the same run: there is no loader state to save.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
+import torch
 from pydantic import Discriminator
 
 from audiovae.audio.corpus import Corpus
 from audiovae.audio.crops import CropSampler
 from audiovae.audio.features import LogMel
+from audiovae.checkpoint import load_model
 from audiovae.config import Config
 from audiovae.errors import ConfigError
+from audiovae.image.pictures import PartName
 from audiovae.image.sets import (
     ArchiveData,
     CelebAData,
@@ -25,7 +29,9 @@ from audiovae.image.sets import (
     MNISTData,
     ShapesData,
 )
-from audiovae.shapes import Batch, DataSpec, check_grid
+from audiovae.models import Autoencoder
+from audiovae.seeds import generator
+from audiovae.shapes import Batch, DataSpec, check_grid, fixed_size, grid_of
 
 
 class Source(Protocol):
@@ -54,8 +60,9 @@ class AudioSource:
             raise ConfigError("data.corpus is not set: name a folder made by `audiovae prepare`.")
         self.config, self.seed = config, seed
         self.corpus = Corpus.open(Path(config.corpus))
-        self.spec = DataSpec(channels=1, dims=1, sample_rate=self.corpus.sample_rate, labels=self.corpus.speakers)
         self.fit(hop=1)
+        self.spec = DataSpec(channels=1, dims=1, sample_rate=self.corpus.sample_rate, labels=self.corpus.speakers,
+                             size=(self.train.samples,))
 
     def fit(self, hop: int) -> None:
         self.cut(max(1, round(self.config.seconds * self.corpus.sample_rate / hop)) * hop)
@@ -98,6 +105,52 @@ class SpectrogramSource:
 
     def _picture(self, batch: Batch) -> Batch:
         return replace(batch, x=self.mel(batch.x).clamp(0, 1).unsqueeze(1))
+
+
+class LatentsSource:
+    """What a trained model's encoder makes of pictures, as data (B, 1, D) of its own: M1 + M2 (Kingma 2014, 2.3).
+
+    D counts all numbers of a latent. Training draws z from the posterior anew at every step; validation and test
+    take its mean.
+    """
+
+    def __init__(self, config: "LatentsData", seed: int):
+        self.inner = config.data.build(seed)
+        self.seed, self.model = seed, load_model(config.model).requires_grad_(False)
+        if not isinstance(self.model, Autoencoder) or self.model.bottleneck.is_discrete:
+            raise ConfigError(f"data.model {config.model} has no continuous latent: name a VAE or an autoencoder.")
+        if (self.model.data.channels, self.model.data.size) != (self.inner.spec.channels, self.inner.spec.size):
+            raise ConfigError(f"data.model {config.model} was trained on {self.model.data}, but data.data has "
+                              f"{self.inner.spec}.")
+        size = self._encoded(next(self.inner.batches("valid", size=1)), draw=False).x.shape[2:]
+        self.spec = DataSpec(channels=1, dims=1, labels=self.inner.spec.labels, size=tuple(size))
+
+    def fit(self, hop: int) -> None:
+        grid_of("latents", fixed_size("latents", self.spec), hop)
+
+    def batch(self, step: int, rank: int = 0) -> Batch:
+        return self._encoded(self.inner.batch(step, rank), draw=True, dice=generator(self.seed, step, rank, 1))
+
+    def validation(self) -> list[Batch]:
+        return [self._encoded(batch, draw=False) for batch in self.inner.validation()]
+
+    def batches(self, name: PartName, size: int = 256, limit: int | None = None) -> Iterator[Batch]:
+        """A part in batches of at most ``size``, as :meth:`ImageSource.batches` gives them."""
+        for batch in self.inner.batches(name, size, limit):
+            yield self._encoded(batch, draw=False)
+
+    def part(self, name: PartName) -> Batch:
+        """A whole part as one batch, in its order."""
+        return self._encoded(self.inner.part(name), draw=False)
+
+    @torch.no_grad()
+    def _encoded(self, batch: Batch, draw: bool, dice: torch.Generator | None = None) -> Batch:
+        parameters = self.model.encode(batch.x, batch.condition)
+        z = self.model.bottleneck.decode(parameters)
+        if draw and parameters.shape[1] == 2 * z.shape[1]:  # a normal: its means, then its log-variances
+            deviation = (0.5 * parameters[:, z.shape[1]:]).exp()
+            z = z + deviation * torch.randn(z.shape, generator=dice)
+        return replace(batch, x=z.flatten(1).unsqueeze(1))
 
 
 def unit_log_mel(sample_rate: int, n_fft: int, hop: int, num_mels: int) -> LogMel:
@@ -147,8 +200,26 @@ class SpectrogramData(Config):
         return SpectrogramSource(self, seed)
 
 
+PictureConfig = Annotated[
+    DigitsData | MNISTData | FashionMNISTData | CIFAR10Data | CelebAData | ArchiveData | FolderData | ShapesData,
+    Discriminator("kind"),
+]
+
+
+@dataclass(frozen=True)
+class LatentsData(Config):
+    """The latents of the trained ``model`` (a checkpoint or run) on pictures, in place of the pictures."""
+
+    kind: Literal["latents"] = "latents"
+    model: str = ""
+    data: PictureConfig = DigitsData()
+
+    def build(self, seed: int) -> LatentsSource:
+        return LatentsSource(self, seed)
+
+
 DataConfig = Annotated[
-    AudioData | SpectrogramData | DigitsData | MNISTData | FashionMNISTData | CIFAR10Data | CelebAData | ArchiveData
-    | FolderData | ShapesData,
+    AudioData | SpectrogramData | LatentsData | DigitsData | MNISTData | FashionMNISTData | CIFAR10Data | CelebAData
+    | ArchiveData | FolderData | ShapesData,
     Discriminator("kind"),
 ]

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from audiovae.checkpoint import load_model
 from audiovae.config import from_dict
 from audiovae.errors import ConfigError
 from audiovae.models import ModelConfig, SemiSupervised
 from audiovae.objectives import ObjectiveConfig
 from audiovae.shapes import Condition, DataSpec
+from audiovae.train import Experiment, train
 
 SMALL = {"kind": "mlp", "widths": [16]}
 
@@ -99,3 +101,30 @@ def test_what_cannot_be_semi_supervised_is_said():
         small_model(condition_encoder=False)
     with pytest.raises(ConfigError, match=r"leave objective\.samples at 1"):
         small_model()(torch.rand(1, 1, 8, 8), samples=2)
+
+
+def test_latents_of_a_trained_model_are_data_of_their_own(tmp_path):
+    """M1 + M2: the second model learns from the first one's draws, and is judged on its means."""
+    autoencoder = {"encoder": SMALL, "decoder": SMALL, "bottleneck": {"kind": "gaussian", "dim": 5},
+                   "likelihood": {"kind": "categorical"}}
+    first = {"data": {"kind": "digits"}, "model": autoencoder, "train": {"steps": 3}}
+    train(from_dict(Experiment, first), tmp_path / "m1")
+    data = {"kind": "latents", "model": str(tmp_path / "m1"), "data": {"kind": "digits", "labelled": 10}}
+    told = {"encoder": SMALL, "decoder": SMALL, "condition_dim": 4, "condition_encoder": True,
+            "bottleneck": {"kind": "gaussian", "dim": 2}}
+    second = from_dict(Experiment, {"data": data, "train": {"steps": 3}, "model": {
+        "kind": "semi_supervised", "autoencoder": told, "classifier": SMALL}})
+    train(second, tmp_path / "m2")
+    assert load_model(tmp_path / "m2").data.size == (5,)
+
+    source = second.data.build(seed=0)
+    pictures, m1 = source.inner.part("test"), load_model(tmp_path / "m1")
+    mean, log_variance = m1.encode(pictures.x).chunk(2, dim=1)
+    torch.testing.assert_close(source.part("test").x, mean[:, None, :, 0, 0])
+    assert torch.equal(source.batch(3).x, source.batch(3).x)
+    assert not torch.equal(source.batch(3).x, source.batch(4).x)
+    assert (source.batch(3).condition.label >= 0).sum() == 64  # half of the batch
+    shown, seen = source.batch(3), source.inner.batch(3)
+    mean, log_variance = m1.encode(seen.x).chunk(2, dim=1)
+    standard = ((shown.x[:, 0] - mean[..., 0, 0]) / (log_variance[..., 0, 0] / 2).exp()).detach()
+    assert abs(float(standard.mean())) < 0.15 and abs(float(standard.std()) - 1) < 0.1
