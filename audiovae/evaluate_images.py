@@ -15,6 +15,7 @@ from torch import Tensor
 
 from audiovae import metrics
 from audiovae.image.features import FeatureNetwork
+from audiovae.image.source import ImageSource
 from audiovae.likelihoods import Bernoulli
 from audiovae.metrics import Interval
 from audiovae.metrics.bounds import evidence_of, log_likelihood
@@ -139,6 +140,11 @@ def score_generated(model: Model, network: FeatureNetwork, real: Batch, count: i
             condition = Condition(label[index]) if label is not None and is_told(model) else None
             fakes.append(model.sample(len(index), condition, generator=generator))
     return generation_scores(real.x, torch.cat(fakes).clamp(0, 1), network).rows()
+
+
+def binarized(source: object) -> Binarize:
+    """How a source of data makes its pictures binary, which their bits per dimension must say."""
+    return source.config.binarize if isinstance(source, ImageSource) else "none"
 
 
 def bits_of(model: Model, data: DataSpec, binarize: Binarize = "none") -> str:
