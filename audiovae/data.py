@@ -116,12 +116,14 @@ class LatentsSource:
 
     def __init__(self, config: "LatentsData", seed: int):
         self.inner = config.data.build(seed)
-        self.seed, self.model = seed, load_model(config.model).requires_grad_(False)
-        if not isinstance(self.model, Autoencoder) or self.model.bottleneck.is_discrete:
+        model = load_model(config.model)
+        if not isinstance(model, Autoencoder) or model.bottleneck.is_discrete:
             raise ConfigError(f"data.model {config.model} has no continuous latent: name a VAE or an autoencoder.")
-        if (self.model.data.channels, self.model.data.size) != (self.inner.spec.channels, self.inner.spec.size):
-            raise ConfigError(f"data.model {config.model} was trained on {self.model.data}, but data.data has "
+        if (model.data.channels, model.data.size) != (self.inner.spec.channels, self.inner.spec.size):
+            raise ConfigError(f"data.model {config.model} was trained on {model.data}, but data.data has "
                               f"{self.inner.spec}.")
+        self.seed, self.model = seed, model
+        model.requires_grad_(False)
         size = self._encoded(next(self.inner.batches("valid", size=1)), draw=False).x.shape[2:]
         self.spec = DataSpec(channels=1, dims=1, labels=self.inner.spec.labels, size=tuple(size))
 
