@@ -85,7 +85,8 @@ def extrapolated_frechet_distance(real: Tensor, fake: Tensor, points: int = 15, 
 def kernel_distance(real: Tensor, fake: Tensor, blocks: int = GROUPS) -> Interval:
     """Unbiased squared maximum mean discrepancy with the kernel (x·y / F + 1)³ (Bińkowski 2018, eq. 4 and section 4).
 
-    0 in expectation for two draws of one distribution, so that it can be negative. The mean of ``blocks`` disjoint
+    0 in expectation for two independent draws of one distribution, so that it can be negative; reconstructions of
+    the very examples they are compared with come out below 0. The mean of ``blocks`` disjoint
     blocks of both sets, with the 95 % interval that their spread gives. Shapes: (N, F), (M, F).
 
     Raises ShapeError on fewer than 2 examples a block.
