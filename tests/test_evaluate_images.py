@@ -173,8 +173,8 @@ def test_a_run_is_trained_measured_and_shown(tmp_path, capsys):
     values = json.loads((out / "evaluation.json").read_text())
     assert values["measures"]["ELBO, nats"]["count"] == 40 and len(values["kl_per_dimension"]) == 3
     page = (out / "evaluation.html").read_text()
-    for part in ("Reconstructions", "Drawn from the prior", "great circle", "One dimension moved", "quantiles of the",
-                 "The course of training"):
+    for part in ("Reconstructions", "samples from the prior", "spherical steps", "latent dimensions with the most KL",
+                 "quantiles of N(0, 1)", "The course of training"):
         assert part in page
     for wrong, part in ((["somewhere"], "leave out somewhere"), (["--train.lr", "1"], "settings of --data only"),
                         (["--data.binarize", "threshold"], "was trained on pictures of"),

@@ -1,7 +1,10 @@
 """audiovae evaluate for a model of pictures: measured on the held-out part of its own data, shown on a page."""
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +16,14 @@ from audiovae.checkpoint import find_checkpoint, load_model, read_description
 from audiovae.config import Config, from_dict, merge
 from audiovae.data import DataConfig, Source
 from audiovae.errors import ConfigError, ShapeError
-from audiovae.evaluate_images import PictureEvaluation, evaluate_pictures, is_told, score_generated, told
+from audiovae.evaluate_images import PictureEvaluation, binarized, evaluate_pictures, score_generated, told
 from audiovae.files import atomic_file
+from audiovae.gallery import Exhibit, Study, interpolation, plane, samples, traversal
+from audiovae.gallery.exhibit import show
 from audiovae.image.features import classifier_of
 from audiovae.image.pictures import PartName
 from audiovae.image.source import ImageSource
-from audiovae.latents import interpolate, manifold, traverse
-from audiovae.models import Autoencoder, DensityModel, Model
+from audiovae.models import DensityModel, Model
 from audiovae.report import Report, draw_kl, draw_loss, draw_pictures, draw_usage
 from audiovae.shapes import Batch, Condition, DataSpec
 
@@ -35,9 +39,8 @@ def run(asked: "Arguments", settings: dict[str, str | list[str]]) -> int:
     model = load_model(asked.model)
     source = own_data(asked.model, model.data, settings)
     batch = held_out(source, asked.split, asked.limit, asked.seed)
-    binarize = source.config.binarize if isinstance(source, ImageSource) else "none"
     with tqdm(total=len(batch.x), unit="picture", disable=None) as bar:
-        result = evaluate_pictures(model, batch, binarize, asked.samples, asked.seed, bar.update)
+        result = evaluate_pictures(model, batch, binarized(source), asked.samples, asked.seed, bar.update)
     if asked.generate:
         _score(result, model, source, batch, asked)
     tables = {"measures": result.table(), "latent": result.latent(), "generated": result.generated()}
@@ -50,7 +53,7 @@ def run(asked: "Arguments", settings: dict[str, str | list[str]]) -> int:
     values["kl_per_dimension"] = None if result.kl is None else [float(f"{kl:.6g}") for kl in result.kl]
     with atomic_file(asked.output / "evaluation.json") as temporary:
         temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
-    page(asked, model, batch, result).write(asked.output / "evaluation.html")
+    page(asked, model, source, batch, result).write(asked.output / "evaluation.html")
     print(f"\n{len(batch.x)} pictures measured; evaluation.json and evaluation.html are in {asked.output}.")
     return 0
 
@@ -106,7 +109,7 @@ def chosen(batch: Batch, index: Tensor) -> Batch:
                  tuple(batch.names[i] for i in index.tolist()))
 
 
-def page(asked: "Arguments", model: Model, batch: Batch, result: PictureEvaluation) -> Report:
+def page(asked: "Arguments", model: Model, source: Source, batch: Batch, result: PictureEvaluation) -> Report:
     """What was measured, reconstructions, draws, walks through the latent space, and the course of training."""
     report = Report("Evaluation", lead=f"{asked.model} on {len(batch.x)} pictures of the {asked.split} part.")
     for table in (result.table(), result.latent(), result.generated()):
@@ -118,17 +121,16 @@ def page(asked: "Arguments", model: Model, batch: Batch, result: PictureEvaluati
         report.figure("What each latent dimension says of a picture", draw_kl(result.kl))
     if result.counts:
         report.figure("Use of the codes, most frequent first", draw_usage(result.counts))
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(asked.seed)
+    if not isinstance(model, DensityModel):
         few = chosen(batch, torch.linspace(0, len(batch.x) - 1, min(ACROSS, len(batch.x))).long())
-        if not isinstance(model, DensityModel):
-            report.section("Reconstructions")
-            report.figure("Held-out pictures above what the model makes of them",
-                          draw_pictures([few.x, model.reconstruct(few.x, told(model, few.condition))],
-                                        ["source", "reconstruction"]))
-        _draw_samples(report, model, asked.seed)
-        if isinstance(model, Autoencoder) and not model.bottleneck.is_discrete and not model.decoder.autoregressive:
-            _draw_walks(report, model, few, result)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(asked.seed)
+            rows = [few.x, model.reconstruct(few.x, told(model, few.condition))]
+        report.section("Reconstructions")
+        report.figure("Held-out pictures above what the model makes of them",
+                      draw_pictures(rows, ["source", "reconstruction"]))
+    for exhibit in _exhibits(asked, model, source, batch):
+        exhibit.put_on(report)
     log = find_checkpoint(asked.model).parent / "log.jsonl"
     if log.exists():
         logged = {name for line in log.read_text().splitlines() for name in json.loads(line)}
@@ -137,46 +139,20 @@ def page(asked: "Arguments", model: Model, batch: Batch, result: PictureEvaluati
     return report
 
 
-def _draw_samples(report: Report, model: Model, seed: int) -> None:
-    """Four rows from the prior; of a model that is told labels, one row for each of them."""
-    labels = model.data.labels[:ACROSS] if is_told(model) else ()
-    conditions = [Condition(torch.full((ACROSS,), k)) for k in range(len(labels))] or [None] * 4
-    generator = torch.Generator().manual_seed(seed)
-    try:
-        rows = [model.sample(ACROSS, condition, generator=generator) for condition in conditions]
-    except ConfigError as error:
-        report.text(f"No samples: {error}")
+def _exhibits(asked: "Arguments", model: Model, source: Source, batch: Batch) -> Iterator[Exhibit]:
+    """Samples, and for a continuous latent walks through it; those that a model allows."""
+    generator = torch.Generator().manual_seed(asked.seed)
+    if isinstance(model, DensityModel):
+        drawn = model.sample(4 * ACROSS, generator=generator)
+        yield show("samples", "Samples", f"{len(drawn)} samples.", drawn.split(ACROSS))
         return
-    report.section("Samples")
-    report.figure("Drawn from the prior", draw_pictures(rows, labels))
-
-
-def _draw_walks(report: Report, model: Autoencoder, few: Batch, result: PictureEvaluation) -> None:
-    """Interpolation between pictures, a traversal of each dimension, and the plane of the two that say most."""
-    condition = told(model, few.condition)
-    z = model.bottleneck.decode(model.encode(few.x, condition))
-    report.section("Walks through the latent space")
-    rows = [model.generate(interpolate(z[i], z[-1 - i], ACROSS, "spherical"),
-                           None if condition is None else _expanded(condition, i)) for i in range(min(4, len(z) // 2))]
-    report.figure("From one held-out picture to another, along a great circle", draw_pictures(rows))
-    if result.kl is None:
-        return
-    order = result.kl.argsort(descending=True).tolist()
-    one = None if condition is None else condition.first(1)
-    values = torch.linspace(-3, 3, ACROSS).tolist()
-    report.figure("One dimension moved from -3 to 3, the others as in the first held-out picture; by their KL",
-                  draw_pictures([traverse(model, z[0], d, values, one) for d in order[:8]],
-                                [f"z{d}: {result.kl[d]:.2f} nats" for d in order[:8]]))
-    if len(order) > 1:
-        side = 12
-        plane = manifold(model, side, (order[0], order[1]), one)
-        report.figure(f"The plane of z{order[0]} (to the right) and z{order[1]} (upwards) at quantiles of the prior, "
-                      "the others 0", draw_pictures(list(plane.split(side))))
-
-
-def _expanded(condition: Condition, index: int) -> Condition:
-    label = condition.label
-    return Condition(None if label is None else label[index].expand(ACROSS))
+    if model.bottleneck.is_discrete:
+        return  # codes are drawn by a prior of their own
+    train = held_out(source, "train", 10_000, asked.seed) if isinstance(source, ImageSource) else source.batch(0)
+    study = Study(model.requires_grad_(False), train, batch, asked.split, generator=generator)
+    for make in (samples, partial(interpolation, batch=batch), traversal, plane):
+        with suppress(ConfigError):  # a plane of one dimension, say
+            yield make(study)
 
 
 def _score(result: PictureEvaluation, model: Model, source: Source, batch: Batch, asked: "Arguments") -> None:
