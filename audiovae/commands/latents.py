@@ -29,6 +29,7 @@ from audiovae.report import Report
 
 Action = Literal["sample", "interpolate", "traverse", "attribute", "manifold", "restyle", "nearest", "diagnose",
                  "augment", "report"]
+LISTED = 4  # files that are told by name
 OF_SOUND = 4  # samples, where none are asked for: each is a file
 
 
@@ -100,7 +101,8 @@ def main(argv: list[str]) -> int:
     paths = exhibit.write(arguments.output)
     for caption, table in exhibit.tables.items():
         print(f"{caption}:\n\n{table.text()}\n")
-    print(f"{exhibit.sentence} Written: {', '.join(map(str, paths))}.")
+    written = ", ".join(path.name for path in paths[:LISTED]) + (", ..." if len(paths) > LISTED else "")
+    print(f"{exhibit.sentence} Written to {arguments.output}: {written}.")
     return 0
 
 

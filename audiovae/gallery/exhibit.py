@@ -1,5 +1,6 @@
 """An exhibit: pictures or sounds, tables, and a sentence on what is seen; for a folder of files or for a page."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,21 +35,20 @@ class Exhibit:
     sample_rate: int | None = None
 
     def write(self, folder: Path) -> list[Path]:
-        """One .png a figure, one .wav a sound, one .json a table; which."""
+        """One .png a figure, one .json a table, one .wav a sound, named by its caption; which. OutputError as files."""
         paths = []
-        for kind, things in ((".png", self.figures), (".wav", self.sounds), (".json", self.tables)):
-            for i, thing in enumerate(things.values()):
-                path = folder / f"{self.name}{f'-{i + 1}' if len(things) > 1 else ''}{kind}"
-                if isinstance(thing, Tensor):
-                    assert self.sample_rate is not None
-                    write_audio(path, thing.clamp(-1, 1), self.sample_rate)
-                else:
-                    with atomic_file(path) as temporary:
-                        if isinstance(thing, Figure):
-                            thing.savefig(temporary, dpi=DPI, facecolor="white", bbox_inches="tight")
-                        else:
-                            temporary.write_text(thing.json() + "\n")
-                paths.append(path)
+        for i, figure in enumerate(self.figures.values()):
+            paths.append(folder / f"{self.name}{f'-{i + 1}' if len(self.figures) > 1 else ''}.png")
+            with atomic_file(paths[-1]) as temporary:
+                figure.savefig(temporary, dpi=DPI, facecolor="white", bbox_inches="tight")
+        for i, table in enumerate(self.tables.values()):
+            paths.append(folder / f"{self.name}{f'-{i + 1}' if len(self.tables) > 1 else ''}.json")
+            with atomic_file(paths[-1]) as temporary:
+                temporary.write_text(table.json() + "\n")
+        for i, (caption, wave) in enumerate(self.sounds.items()):
+            assert self.sample_rate is not None
+            paths.append(folder / f"{self.name}-{i + 1:02d} {re.sub(r'[^A-Za-z0-9+.%-]+', '_', caption)}.wav")
+            write_audio(paths[-1], wave.clamp(-1, 1), self.sample_rate)
         return paths
 
     def put_on(self, report: Report) -> None:

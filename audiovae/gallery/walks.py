@@ -41,8 +41,8 @@ def samples(study: Study, count: int = 64, temperature: float = 1.0, label: str 
 def interpolation(study: Study, batch: Batch, pairs: int = 6, steps: int = 9, kind: Kind = "spherical") -> Exhibit:
     """From one example to the next, decoded on the way; the originals at both ends. Of sound, one pair.
 
-    What the model is told on the way, it is told of the first of the two; where the data has two of one label, a pair
-    is of one label.
+    What the model is told on the way, it is told of the first of the two: a pair is of one label where the data has
+    such. Where the model is not told, a pair is of two labels.
 
     >>> from audiovae.gallery.study import example_study
     >>> study = example_study()
@@ -99,12 +99,14 @@ def traversal(study: Study, steps: int = 9, most: int = LISTED) -> Exhibit:
 def plane(study: Study, side: int = 15) -> Exhibit:
     """The plane of the two latent dimensions with the most KL, decoded on quantiles of the prior.
 
-    Raises ConfigError without two dimensions or their KL, or on data that is not of one size.
+    Raises ConfigError without two dimensions or their KL, for sound, or on data that is not of one size.
 
     >>> from audiovae.gallery.study import example_study
     >>> plane(example_study(), side=4).name
     'manifold'
     """
+    if study.sample_rate is not None:
+        raise ConfigError("latents: a manifold is a plane of pictures, and this model is of sound: traverse it.")
     if not study.has_kl or study.inner.bottleneck.channels_out < 2:
         raise ConfigError("latents: a manifold wants a Gaussian latent of two dimensions or more against the prior "
                           "N(0, 1).")
@@ -135,15 +137,15 @@ def restyled(study: Study, count: int = 8) -> Exhibit:
 
 
 def _pairs(study: Study, batch: Batch, count: int) -> list[tuple[int, int]]:
-    """Indices of examples to go between: each with the next, of its own label where the model is told labels."""
-    label = batch.condition.label
+    """Indices of examples to go between: each with the next of its own label where the model is told, else another."""
+    label, told = batch.condition.label, study.inner.embedding is not None
     if len(batch.x) < 2:
         raise ConfigError(f"latents: interpolation wants two examples, got {len(batch.x)}.")
     pairs, free = [], list(range(len(batch.x)))
     while len(free) > 1 and len(pairs) < count:
         a = free.pop(0)
-        alike = [i for i in free if study.inner.embedding is not None and label is not None and label[i] == label[a]]
-        b = alike[0] if alike else free[0]
+        fitting = [i for i in free if label is not None and bool(label[i] == label[a]) == told]
+        b = fitting[0] if fitting else free[0]
         free.remove(b)
         pairs.append((a, b))
     return pairs
