@@ -11,13 +11,18 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from audiovae.errors import ConfigError, nearest
 
 T = TypeVar("T")
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,8 @@ def _with_kinds(cls: Any, values: Any) -> Any:
     hints, full = typing.get_type_hints(cls, include_extras=True), dict(values)
     for field in dataclasses.fields(cls):
         members, part = _members(hints[field.name]), full.get(field.name)
+        if typing.get_origin(hints[field.name]) is tuple and isinstance(part, str | int | float):
+            full[field.name] = [part]  # the command line gives one value where a list of one is meant
         if not members or not isinstance(part, dict):
             continue
         if len(members) > 1 and "kind" not in part and dataclasses.is_dataclass(field.default):
@@ -137,11 +144,11 @@ def _walk(cls: Any, path: list[str]) -> tuple[list[type], list[str]]:
     members, keys = _members(cls), []
     for part in path:
         hints = [typing.get_type_hints(m, include_extras=True) for m in members]
-        if any(part in h for h in hints):
+        if len(members) > 1 and any(_kind(m) == part for m in members):
+            members = [m for m in members if _kind(m) == part]
+        elif any(part in h for h in hints):
             members = [m for h in hints if part in h for m in _members(h[part])]
             keys.append(part)
-        elif any(_kind(m) == part for m in members):
-            members = [m for m in members if _kind(m) == part]
         else:
             keys.append(part)
     return members, keys

@@ -16,7 +16,7 @@ from audiovae.audio.corpus import Corpus
 from audiovae.audio.crops import CropSampler
 from audiovae.audio.features import LogMel
 from audiovae.checkpoint import load_model
-from audiovae.config import Config
+from audiovae.config import Config, Count, Positive
 from audiovae.errors import ConfigError
 from audiovae.image.pictures import PartName
 from audiovae.image.sets import (
@@ -174,9 +174,9 @@ class AudioData(Config):
 
     kind: Literal["audio"] = "audio"
     corpus: str = ""
-    seconds: float = 1.0
-    batch_size: int = 16
-    validation_batches: int = 4
+    seconds: Positive = 1.0
+    batch_size: Count = 16
+    validation_batches: Count = 4
 
     def build(self, seed: int) -> AudioSource:
         return AudioSource(self, seed)
@@ -191,12 +191,12 @@ class SpectrogramData(Config):
 
     kind: Literal["spectrogram"] = "spectrogram"
     corpus: str = ""
-    num_mels: int = 64
-    frames: int = 64
-    n_fft: int = 1024
-    hop: int = 256
-    batch_size: int = 32
-    validation_batches: int = 4
+    num_mels: Count = 64
+    frames: Count = 64
+    n_fft: Count = 1024
+    hop: Count = 256
+    batch_size: Count = 32
+    validation_batches: Count = 4
 
     def build(self, seed: int) -> SpectrogramSource:
         return SpectrogramSource(self, seed)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from audiovae.audio.features import overlap_add
 from audiovae.autoregressive import PixelCNNDecoder
-from audiovae.config import Config
+from audiovae.config import Config, Count
 from audiovae.errors import ConfigError
 from audiovae.nn.conv import SameConv, Upsample
 from audiovae.nn.convnext import ConvNeXtStack
@@ -136,10 +136,10 @@ class SpectralDecoder(nn.Module):
 @dataclass(frozen=True)
 class StridedDecoderConfig(Config):
     kind: Literal["strided"] = "strided"
-    strides: tuple[int, ...] = (4, 4, 4)
-    width: int = 64
-    depth: int = 3
-    growth: int = 3
+    strides: tuple[Count, ...] = (4, 4, 4)
+    width: Count = 64
+    depth: Count = 3
+    growth: Count = 3
 
     def build(self, data: DataSpec, channels_in: int, channels_out: int, condition_dim: int) -> StridedDecoder:
         return StridedDecoder(data.dims, channels_in, channels_out, self.strides, self.width, self.depth,
@@ -149,11 +149,11 @@ class StridedDecoderConfig(Config):
 @dataclass(frozen=True)
 class SpectralDecoderConfig(Config):
     kind: Literal["spectral"] = "spectral"
-    hop: int = 320
-    n_fft: int = 640
-    width: int = 256
-    depth: int = 6
-    kernel: int = 7
+    hop: Count = 320
+    n_fft: Count = 640
+    width: Count = 256
+    depth: Count = 6
+    kernel: Count = 7
 
     def build(self, data: DataSpec, channels_in: int, channels_out: int, condition_dim: int) -> SpectralDecoder:
         if data.sample_rate is None or channels_out != 1:
@@ -168,7 +168,7 @@ class MLPDecoderConfig(Config):
     """A perceptron from one vector to the whole example."""
 
     kind: Literal["mlp"] = "mlp"
-    widths: tuple[int, ...] = (512, 512)
+    widths: tuple[Count, ...] = (512, 512)
     activation: Activation = "relu"
 
     def build(self, data: DataSpec, channels_in: int, channels_out: int, condition_dim: int) -> MLPDecoder:
@@ -187,9 +187,9 @@ class PixelCNNDecoderConfig(Config):
     kind: Literal["pixelcnn"] = "pixelcnn"
     inner: Annotated[StridedDecoderConfig | MLPDecoderConfig, Discriminator("kind")] = StridedDecoderConfig()
     map_dim: int = 16
-    width: int = 48
-    depth: int = 4
-    kernel: int = 3
+    width: Count = 48
+    depth: Count = 4
+    kernel: Count = 3
     pixel_dropout: float = 0.0
 
     def build(self, data: DataSpec, channels_in: int, channels_out: int, condition_dim: int) -> PixelCNNDecoder:

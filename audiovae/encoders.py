@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiovae.audio.features import LogMel
-from audiovae.config import Config
+from audiovae.config import Config, Count, Weight
 from audiovae.errors import ConfigError
 from audiovae.nn.conv import Downsample, SameConv
 from audiovae.nn.convnext import ConvNeXtStack
@@ -153,10 +153,10 @@ class VectorEncoder(nn.Module):
 @dataclass(frozen=True)
 class StridedEncoderConfig(Config):
     kind: Literal["strided"] = "strided"
-    strides: tuple[int, ...] = (4, 4, 4)
-    width: int = 64
-    depth: int = 3
-    growth: int = 3
+    strides: tuple[Count, ...] = (4, 4, 4)
+    width: Count = 64
+    depth: Count = 3
+    growth: Count = 3
 
     def build(self, data: DataSpec, channels_out: int, condition_dim: int = 0) -> StridedEncoder:
         return StridedEncoder(data.dims, data.channels, channels_out, self.strides, self.width, self.depth,
@@ -166,14 +166,14 @@ class StridedEncoderConfig(Config):
 @dataclass(frozen=True)
 class SpectralEncoderConfig(Config):
     kind: Literal["spectral"] = "spectral"
-    n_fft: int = 640
-    mel_hop: int = 160
-    num_mels: int = 80
-    frames: int = 2
-    width: int = 256
-    depth: int = 4
-    kernel: int = 7
-    mean_seconds: float = 0.0
+    n_fft: Count = 640
+    mel_hop: Count = 160
+    num_mels: Count = 80
+    frames: Count = 2
+    width: Count = 256
+    depth: Count = 4
+    kernel: Count = 7
+    mean_seconds: Weight = 0.0
 
     def build(self, data: DataSpec, channels_out: int, condition_dim: int = 0) -> SpectralEncoder:
         if data.sample_rate is None or data.channels != 1:
@@ -187,7 +187,7 @@ class MLPEncoderConfig(Config):
     """A perceptron over the whole example; its latent is always one vector."""
 
     kind: Literal["mlp"] = "mlp"
-    widths: tuple[int, ...] = (512, 512)
+    widths: tuple[Count, ...] = (512, 512)
     activation: Activation = "relu"
 
     def build(self, data: DataSpec, channels_out: int, condition_dim: int = 0) -> MLPEncoder:

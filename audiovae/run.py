@@ -51,12 +51,11 @@ class Run:
 
     def __init__(self, folder: Path, experiment: Config, resume: bool, main: bool):
         self.folder, self.experiment, self.main = folder, experiment, main
-        found = run_checkpoints(folder)
-        if found and not resume:
+        if resume:
+            last_checkpoint(folder)
+        elif found := run_checkpoints(folder):
             raise OutputError(f"train: {folder} already holds a run (at {found[-1].name}): go on with "
                               f"`audiovae train --resume {folder}`, or name another folder.")
-        if resume and not found:
-            raise CheckpointError(f"train: {folder} holds no checkpoint to resume from.")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -85,7 +84,7 @@ class Run:
     def restore(self, model: Model, objective: Objective, optimizer: torch.optim.Optimizer,
                 average: Average, rival: Rival | None = None) -> State:
         """Put the last checkpoint's weights, rate control, optimizer, average and adversary back; its State."""
-        folder = run_checkpoints(self.folder)[-1]
+        folder = last_checkpoint(self.folder)
         groups: dict[str, dict[str, Tensor]] = {"weights": {}, "rate_control": {}, "average": {}, "optimizer": {},
                                                 "adversary": {}, "adversary_optimizer": {}}
         for name, value in read_tensors(folder / "training.safetensors").items():
@@ -217,7 +216,12 @@ class Interrupt:
 
 def resumed_experiment(folder: Path) -> dict[str, Any]:
     """The whole configuration of the run in ``folder``, from its last checkpoint."""
+    return read_description(last_checkpoint(folder))["experiment"]
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """The newest checkpoint of the run in ``folder``; CheckpointError where there is none to go on from."""
     found = run_checkpoints(folder)
     if not found:
         raise CheckpointError(f"train: {folder} holds no checkpoint to resume from.")
-    return read_description(found[-1])["experiment"]
+    return found[-1]

@@ -11,15 +11,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from pydantic import Field
 from torch import nn
 from tqdm import tqdm
 
 from audiovae.collapse import collapse_alarm
-from audiovae.config import Config
+from audiovae.config import Config, Count, Decay, Positive, Weight
 from audiovae.data import AudioData, DataConfig, Source
 from audiovae.discriminators import AdversarialConfig, last_layer
 from audiovae.errors import ConfigError, ShapeError, TrainingError
@@ -45,22 +46,22 @@ class TrainConfig(Config):
     validate_minutes, checkpoint_minutes : time between validations and between checkpoints.
     """
 
-    steps: int | None = None
-    minutes: float | None = None
-    lr: float = 1.5e-3
-    encoder_lr: float | None = None
-    betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 0.01
-    warmup: float = 0.02
+    steps: Count | None = None
+    minutes: Positive | None = None
+    lr: Positive = 1.5e-3
+    encoder_lr: Positive | None = None
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
+    weight_decay: Weight = 0.01
+    warmup: Decay = 0.02
     schedule: Literal["cosine", "constant"] = "cosine"
-    clip: float = 1.0
-    ema: float = 0.99
-    encoder_steps: int = 0
-    accumulate: int = 1
+    clip: Positive = 1.0
+    ema: Decay = 0.99
+    encoder_steps: Annotated[int, Field(ge=0)] = 0
+    accumulate: Count = 1
     precision: Literal["no", "bf16"] = "no"
-    log_every: int = 10
-    validate_minutes: float = 2.0
-    checkpoint_minutes: float = 2.0
+    log_every: Count = 10
+    validate_minutes: Weight = 2.0
+    checkpoint_minutes: Weight = 2.0
     seed: int = 0
 
 
@@ -147,9 +148,8 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
     accelerator = Accelerator(
         mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)])
-    if config.encoder_steps < 0 or (config.encoder_steps and experiment.model.kind == "density"):
-        raise ConfigError(f"train: encoder_steps wants a model with an encoder and a number of at least 0, got "
-                          f"{config.encoder_steps}.")
+    if config.encoder_steps and experiment.model.kind == "density":
+        raise ConfigError("train: encoder_steps wants a model with an encoder: leave it at 0.")
     main, rank = accelerator.is_main_process, accelerator.process_index
     source, model = build(experiment)
     run = Run(folder, experiment, resume, main)
@@ -169,7 +169,7 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
     clock = Clock(state.minutes, accelerator)
     with (Log(folder, state.step, main) as log, Interrupt() as interrupt, ThreadPoolExecutor(1) as ahead,
           tqdm(total=config.steps, initial=state.step, unit="step", disable=None if main else True) as bar):
-        upcoming = ahead.submit(source.batch, state.step * config.accumulate, rank)
+        upcoming, validated = ahead.submit(source.batch, state.step * config.accumulate, rank), -1
         for step in itertools.count(state.step):
             progress = _progress(config, step, clock.minutes())
             if progress >= 1 or clock.agree(interrupt.caught):
@@ -217,10 +217,11 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
                     "data_wait": clock.wait_share()})
             if clock.due("validate", config.validate_minutes) and main:
                 validate(accelerator.unwrap_model(trainee), source, average, log, state, folder)
+                validated = state.step
             if clock.due("checkpoint", config.checkpoint_minutes):
                 run.save(model, experiment.model, objective, optimizer, average, state, rival)
         state.interrupted = interrupt.caught
-        if main:
+        if main and validated != state.step:
             validate(accelerator.unwrap_model(trainee), source, average, log, state, folder)
         run.save(model, experiment.model, objective, optimizer, average, state, rival)
     return state

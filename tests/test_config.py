@@ -1,5 +1,6 @@
 """Configs: defaults in one place, unknown keys refused with the nearest name, unions told by kind."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -8,6 +9,7 @@ from pydantic import Discriminator
 
 from audiovae.config import Config, from_dict, merge, read, to_dict
 from audiovae.errors import ConfigError
+from audiovae.train import Experiment
 
 
 @dataclass(frozen=True)
@@ -80,3 +82,16 @@ def test_a_file_that_is_not_toml(tmp_path):
         read(Whole, path)
     with pytest.raises(ConfigError, match="cannot be read"):
         read(Whole, tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("train.lr", "-1"), ("train.lr", "nan"), ("train.betas", ["0.9", "1.5"]), ("train.ema", "2"),
+    ("data.seconds", "nan"), ("data.seconds", "-1"), ("model.encoder.width", "-4"), ("train.steps", "0")])
+def test_a_number_out_of_range_is_named(key, value):
+    with pytest.raises(ConfigError, match=re.escape(key)):
+        from_dict(Experiment, merge({}, {key: value}))
+
+
+def test_one_value_on_the_command_line_is_a_list_of_one():
+    values = merge({"model": {"encoder": {"kind": "mlp"}}}, {"model.encoder.widths": "64"})
+    assert from_dict(Experiment, values).model.encoder.widths == (64,)

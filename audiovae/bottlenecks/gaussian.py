@@ -15,7 +15,7 @@ from torch import Tensor
 from audiovae.bottlenecks.base import Bottleneck, check_finite, check_some
 from audiovae.bottlenecks.flows import DiagonalConfig, IAFConfig
 from audiovae.bottlenecks.priors import PriorConfig, StandardPrior, StandardPriorConfig
-from audiovae.config import Config
+from audiovae.config import Config, Count
 from audiovae.errors import ConfigError
 from audiovae.shapes import Latent, Posterior, check
 
@@ -35,7 +35,7 @@ class GaussianConfig(Config):
     """
 
     kind: Literal["gaussian"] = "gaussian"
-    dim: int = 64
+    dim: Count = 64
     committed: float = 0.0
     prior: PriorConfig = StandardPriorConfig()
     posterior: Annotated[DiagonalConfig | IAFConfig, Discriminator("kind")] = DiagonalConfig()

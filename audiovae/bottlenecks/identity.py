@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from audiovae.bottlenecks.base import Bottleneck, check_finite, check_some
-from audiovae.config import Config
+from audiovae.config import Config, Count
 from audiovae.shapes import Latent, check
 
 
@@ -15,7 +15,7 @@ class IdentityConfig(Config):
     """Settings of :class:`Identity`; dim is D, the latent's channels."""
 
     kind: Literal["identity"] = "identity"
-    dim: int = 64
+    dim: Count = 64
 
     def build(self, dims: int) -> "Identity":
         return Identity(self, dims)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audiovae.bottlenecks.base import Bottleneck, check_finite, check_some
-from audiovae.config import Config
+from audiovae.config import Config, Count
 from audiovae.errors import ConfigError
 from audiovae.shapes import Latent, check
 
@@ -23,7 +23,7 @@ class SparseConfig(Config):
     """
 
     kind: Literal["sparse"] = "sparse"
-    dim: int = 64
+    dim: Count = 64
     penalty: Literal["l1", "kl", "top_k"] = "l1"
     target: float = 0.05
     k: int = 8
