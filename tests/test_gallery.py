@@ -76,13 +76,14 @@ def test_one_seed_draws_the_same_and_another_does_not(runs, tmp_path, capsys):
     assert a == b != c
 
 
-def test_a_page_shows_what_applies_and_says_why_the_rest_does_not(runs, tmp_path, capsys):
+def test_a_page_shows_what_applies_and_says_why_the_rest_does_not(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("audiovae.report.page.DPI", 20)  # small pictures are quickly drawn
     code, said, _ = latents(capsys, "report", "--model", runs / "sound", "-o", tmp_path, "--steps", 3, "--count", 2)
     page = (tmp_path / "latents.html").read_text()
     assert code == 0 and "5 of 8 exhibits apply" in said and page.count("<audio") == 2 + 5 + 3 + 6
     for heading in ("Samples", "Interpolation", "Traversal", "Attribute vector", "Diagnosis"):
         assert f"<h2>{heading}" in page
-    for reason in ("restyle: restyling wants a model that is told labels", "manifold: a manifold is a plane of pictures",
+    for reason in ("restyle: restyling wants a model that is told labels", "manifold: a manifold is a plane of",
                    "nearest: the nearest example is looked for among pictures"):
         assert reason in page
 

@@ -11,6 +11,8 @@ from torch.distributions import Normal, kl_divergence
 
 from audiovae.audio.io import read_audio
 from audiovae.bottlenecks import GaussianConfig, IdentityConfig, VQConfig
+from audiovae.bottlenecks.flows import IAFConfig
+from audiovae.bottlenecks.priors import MixturePriorConfig, VampPriorConfig
 from audiovae.decoders import MLPDecoderConfig, StridedDecoderConfig
 from audiovae.encoders import MLPEncoderConfig, StridedEncoderConfig
 from audiovae.errors import ConfigError, LabelError, OutputError, ShapeError
@@ -24,6 +26,7 @@ from audiovae.latents import (
     generate,
     interpolate,
     kl_per_dimension,
+    locate,
     manifold,
     move,
     nearest,
@@ -36,6 +39,7 @@ from audiovae.latents import (
     traverse,
     write_variations,
 )
+from audiovae.latents.coding import draw, drawn, sampled
 from audiovae.likelihoods import BernoulliConfig
 from audiovae.models import AutoencoderConfig
 from audiovae.shapes import Condition, DataSpec, Posterior
@@ -197,11 +201,8 @@ def test_points_codes_and_sound():
     with pytest.raises(ConfigError, match="continuous latent, got one with VectorQuantizer"):
         encode(sound_model(VQConfig(num_codes=4, dim=3)), x)
     model = sound_model(IdentityConfig(dim=3))
-    assert torch.allclose(generate(model, point.mean), sound_model_reconstruction(model, encode(model, x).mean), atol=1)
-
-
-def sound_model_reconstruction(model, z):
-    return torch.cat([model.generate(one[None]) for one in z])
+    one_by_one = torch.cat([model.reconstruct(one[None]) for one in x])
+    assert torch.allclose(generate(model, locate(model, x)), one_by_one, atol=1e-5)
 
 
 def test_the_kl_is_that_of_torch_and_sums_to_the_rate():
@@ -396,8 +397,28 @@ def test_variations_of_sound_and_what_cannot_be_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["sound"]
 
 
-def test_a_point_drawn_is_the_point():
-    from audiovae.latents.coding import draw
+def test_latents_come_with_what_the_models_own_prior_says_of_them():
+    """A mixture and pseudo-inputs have no closed form; log q - log p at the draw, less log q, must be -log p."""
+    x = torch.rand(6, 1, 8, 8)
+    mixture = vector_model(bottleneck=GaussianConfig(dim=3, prior=MixturePriorConfig(components=4)))
+    z, log_prior = sampled(mixture, x, batch=4)
+    assert torch.allclose(log_prior, mixture.bottleneck.prior.log_prob(z), atol=1e-4)
+    vamp = vector_model(bottleneck=GaussianConfig(dim=3, prior=VampPriorConfig(components=4)))
+    z, log_prior = sampled(vamp, x)
+    q = encode(vamp, vamp.pseudo_inputs().detach())
+    each = Normal(q.mean, (q.log_variance / 2).exp()).log_prob(z[:, None]).flatten(2).sum(2)
+    assert torch.allclose(log_prior, each.logsumexp(1) - math.log(4), atol=1e-4)
 
+
+def test_a_posterior_bent_by_a_flow_is_walked_but_not_taken_for_a_normal():
+    model, x = vector_model(bottleneck=GaussianConfig(dim=3, posterior=IAFConfig(width=8))), torch.rand(6, 1, 8, 8)
+    assert torch.allclose(generate(model, locate(model, x)), model.reconstruct(x), atol=1e-6)
+    assert drawn(model, x).shape == (6, 3, 1, 1) and not torch.allclose(drawn(model, x), locate(model, x))
+    for refuses in (encode, sampled):
+        with pytest.raises(ConfigError, match="diagonal"):
+            refuses(model, x)
+
+
+def test_a_point_drawn_is_the_point():
     point = Posterior(torch.randn(3, 2), torch.full((3, 2), -torch.inf))
     assert torch.equal(draw(point, temperature=2.0), point.mean)

@@ -8,7 +8,8 @@ from audiovae.errors import ConfigError
 from audiovae.gallery.exhibit import Exhibit, show
 from audiovae.gallery.study import Study, pick
 from audiovae.latents import encode, generate, kl_per_dimension, locate, novelty
-from audiovae.latents.coding import draw, sampled
+from audiovae.latents.coding import draw, drawn, sampled
+from audiovae.metrics import Interval
 from audiovae.metrics.latents import (
     active_units,
     holes,
@@ -85,7 +86,8 @@ def neighbours(study: Study, count: int = 12) -> Exhibit:
 
 def _information(study: Study) -> list[tuple[Cell, Cell]]:
     """The rate and its two parts, where the posterior is a diagonal normal; over training data, to have many."""
-    if not _is_diagonal(study):
+    bottleneck = study.inner.bottleneck
+    if not isinstance(bottleneck, Gaussian) or bottleneck.flow is not None:
         return []
     x, told = study.train.x[:INFORMED], study.told(study.train, slice(0, INFORMED))
     z, log_prior = sampled(study.model, x, told)
@@ -95,12 +97,12 @@ def _information(study: Study) -> list[tuple[Cell, Cell]]:
             ("and KL of the aggregated posterior to the prior", str(found.marginal_kl))]
 
 
-def _holes(study: Study) -> object:
+def _holes(study: Study) -> Interval:
     def of(batch: Batch) -> Tensor:
-        told = study.told(batch)
-        if _is_diagonal(study):
-            return draw(encode(study.model, batch.x, told), generator=study.generator)
-        return locate(study.model, batch.x, told)
+        told, bottleneck = study.told(batch), study.inner.bottleneck
+        if isinstance(bottleneck, Gaussian) and bottleneck.flow is not None:
+            return drawn(study.model, batch.x, told)
+        return draw(encode(study.model, batch.x, told), generator=study.generator)  # a point where there is no noise
 
     return holes(study.draw(DRAWN), of(study.train), of(study.held_out))
 
@@ -118,8 +120,3 @@ def _smoothness(study: Study, z: Tensor) -> list[tuple[Cell, Cell]]:
             ("change in data per spread of the latent, on the way from example to example",
              f"{unit * way.ratio.mean:.3g}"),
             ("largest of 16 steps on that way, over the mean step", str(way.jump))]
-
-
-def _is_diagonal(study: Study) -> bool:
-    bottleneck = study.inner.bottleneck
-    return isinstance(bottleneck, Gaussian) and bottleneck.flow is None

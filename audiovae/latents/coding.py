@@ -79,6 +79,18 @@ def generate(model: Model, z: Tensor, condition: Condition | None = None, batch:
 
 
 @torch.no_grad()
+def drawn(model: Model, x: Tensor, condition: Condition | None = None, batch: int = BATCH) -> Tensor:
+    """One latent of each example (B, C, *grid) from q(z|x), whatever q is: (B, D, *latent grid).
+
+    >>> from audiovae.latents.example import example_vae
+    >>> drawn(example_vae(), torch.rand(5, 1, 8, 8)).shape
+    torch.Size([5, 2, 1, 1])
+    """
+    inner = autoencoder(model)
+    return _batched(lambda part, its: inner(part, its).latents[0].z, model, x, condition, batch)
+
+
+@torch.no_grad()
 def sampled(model: Model, x: Tensor, condition: Condition | None = None, batch: int = BATCH) -> tuple[Tensor, Tensor]:
     """One latent of each example from q(z|x), and how likely the model's own prior holds it: (B, D, *grid), (B,) nats.
 
