@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping
 
+EARLY = 100  # steps in which a latent may still be asleep
 RATE = 0.1  # nats an example below which the decoder might as well not look at the latent
 
 
-def collapse_alarm(numbers: Mapping[str, float]) -> str | None:
-    """A line on a collapsed latent, or None; ``numbers`` are those of a validation, as they are logged.
+def collapse_alarm(numbers: Mapping[str, float], step: int) -> str | None:
+    """A line on a collapsed latent, or None; ``numbers`` are those of a validation at a step, as they are logged.
 
     A posterior collapses when the bound gains more from its rate than from what it says (Bowman 2016, section
     3): typically under a decoder that can do without it, or a beta that is too high. Codes collapse to one.
 
-    >>> collapse_alarm({"rate": 0.02, "active_units": 0.0, "beta": 1.0})[:44]
+    >>> collapse_alarm({"rate": 0.02, "active_units": 0.0, "beta": 1.0}, step=500)[:44]
     'the latent has collapsed (rate 0.02 nats, 0 '
     """
+    if step < EARLY:
+        return None
     units = numbers.get("active_units")
     if units is not None and (units == 0 or numbers["rate"] < RATE):
         weaker = "a lower objective.rate.beta" if numbers.get("beta", 1.0) > 1 else "a weaker decoder"

@@ -237,7 +237,7 @@ def validate(trainee: Trainee, source: Source, average: Average, log: Log, state
         rows = [trainee(batch.to(device), progress=1.0).numbers() for batch in batches]
         numbers = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
         log(state, "valid", numbers)
-        alarm = collapse_alarm(numbers)
+        alarm = collapse_alarm(numbers, state.step)
         if alarm:
             tqdm.write(f"audiovae: train: step {state.step}: {alarm}", file=sys.stderr)
         write_samples(folder / "samples" / f"{state.step:08d}", trainee.model, batches[0].to(device))
