@@ -182,7 +182,9 @@ def _of_each(model: Model, x: Tensor, condition: Condition | None, output: Outpu
     to_bits = 1 / (x[0].numel() * math.log(2))
     bits = bits_of(model, model.data, binarize)
     if not output.latents:
-        return {"log p(x), nats": evidence.elbo, f"bits per dimension ({bits})": -evidence.elbo * to_bits}
+        exact = model.likelihood.measure in ("mass", "density")
+        return {"log p(x), nats" if exact else "bound of log p(x), nats": evidence.elbo,
+                f"bits per dimension ({bits})": -evidence.elbo * to_bits}
     values = {"distortion -log p(x|z), nats": evidence.distortion}
     if _has_rate(output):
         rate = "rate KL(q(z|x) || p(z)), nats" if _has_density(output) else "rate, length of the codes, nats"
