@@ -48,7 +48,7 @@ class Exhibit:
         for i, (caption, wave) in enumerate(self.sounds.items()):
             assert self.sample_rate is not None
             paths.append(folder / f"{self.name}-{i + 1:02d} {re.sub(r'[^A-Za-z0-9+.%-]+', '_', caption)}.wav")
-            write_audio(paths[-1], wave.clamp(-1, 1), self.sample_rate)
+            write_audio(paths[-1], wave, self.sample_rate)
         return paths
 
     def put_on(self, report: Report) -> None:

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audiovae.audio.corpus import Corpus
 from audiovae.audio.io import read_audio
 from audiovae.bottlenecks import Gaussian
 from audiovae.checkpoint import find_checkpoint, load_model, read_description
 from audiovae.config import Config, from_dict, merge
-from audiovae.data import DataConfig, Source
+from audiovae.data import AudioSource, DataConfig, Source, SpectrogramSource
 from audiovae.errors import AudioError, CheckpointError, ConfigError, LabelError, nearest
 from audiovae.image.pictures import PartName
 from audiovae.image.sets import DigitsData
@@ -158,9 +157,9 @@ def open_study(path: Path, settings: Mapping[str, Any] | None = None, part: Part
         part = "valid"
         train, held_out = _joined([source.batch(step) for step in range(64)]), _joined(source.validation())
         train, held_out = _some(train, MOST, seed), _some(held_out, limit, seed)
-        corpus = getattr(source, "corpus", None)
-        if isinstance(corpus, Corpus):
-            gender = {u.id: u.gender for u in corpus.all if u.gender}
+        crops = source.audio if isinstance(source, SpectrogramSource) else source
+        if isinstance(crops, AudioSource):
+            gender = {u.id: u.gender for u in crops.corpus.all if u.gender}
     return Study(model.requires_grad_(False), train, held_out, part, gender, torch.Generator().manual_seed(seed))
 
 
