@@ -190,6 +190,15 @@ def test_the_diagnosis_tells_what_the_model_does(runs):
     assert not any("rate" in name for name, _ in plain.rows)
 
 
+def test_information_at_its_limit_is_told_as_a_bound():
+    study = example_study()
+    study.model.encoder.layers[-1].weight.mul_(200)
+    study.model.encoder.layers[-1].bias[2:].fill_(-14)  # log-variances: no two examples meet
+    study.model.encoder.layers[-1].weight[2:].zero_()
+    table, = diagnosis(study).tables.values()
+    assert dict(table.rows)["of it mutual information I(x; z) (at most 3.40, for so many)"] == "3.40 or more"
+
+
 def test_traversal_goes_by_kl_and_without_one_by_variance(runs):
     study = open_study(runs / "vae")
     with torch.no_grad():

@@ -26,6 +26,7 @@ from audiovae.shapes import Batch, Condition
 STEP = 0.05  # of a small step, in units of the latents' spread
 WALKED = 100  # pairs of examples between which data is followed, at most
 INFORMED = 4000  # examples of which the information is told, at most: time goes with their square
+FULL = 0.05  # nats below the limit from which on the mutual information says nothing but that it is as large
 DRAWN = 1000  # latents from the prior that are looked at for holes
 COMPARED = 200  # held-out pictures that say how far the nearest usually is
 
@@ -92,9 +93,12 @@ def _information(study: Study) -> list[tuple[Cell, Cell]]:
     x, told = study.train.x[:INFORMED], study.told(study.train, slice(0, INFORMED))
     z, log_prior = sampled(study.model, x, told)
     found = latent_information(z, encode(study.model, x, told), log_prior)
+    full = found.limit - found.mutual.mean < FULL  # no two of the examples are taken for each other
     return [(f"rate, nats, of {len(x)} training examples", str(found.rate)),
-            (f"of it mutual information I(x; z) (at most {found.limit:.2f}, for so many)", str(found.mutual)),
-            ("and KL of the aggregated posterior to the prior", str(found.marginal_kl))]
+            (f"of it mutual information I(x; z) (at most {found.limit:.2f}, for so many)",
+             f"{found.limit:.2f} or more" if full else str(found.mutual)),
+            ("and KL of the aggregated posterior to the prior",
+             f"{found.marginal_kl.mean:.4g} or less" if full else str(found.marginal_kl))]
 
 
 def _holes(study: Study) -> Interval:
