@@ -15,9 +15,9 @@ from audiovae.decoders import MLPDecoderConfig
 from audiovae.encoders import MLPEncoderConfig
 from audiovae.errors import ConfigError, ShapeError
 from audiovae.likelihoods import BernoulliConfig, CategoricalConfig, GaussianConfig
-from audiovae.metrics import mean_interval
+from audiovae.metrics import bounds, mean_interval
 from audiovae.metrics.bounds import evidence, log_likelihood
-from audiovae.models import Autoencoder, AutoencoderConfig, SemiSupervisedConfig
+from audiovae.models import Autoencoder, AutoencoderConfig, DensityConfig, SemiSupervisedConfig
 from audiovae.shapes import Condition, DataSpec
 
 SIZE, LATENT, NOISE = (3, 4), 16, 0.6  # 16: torch's noise is the same however it is cut at multiples of 16
@@ -124,6 +124,35 @@ def test_a_chunk_does_not_change_the_estimate(likelihood):
         assert ratio is not None
         by_hand.append(math.log(np.mean([math.exp(float(w)) for w in (log_p - ratio).detach()])))
     assert whole.numpy() == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_a_turned_weight_or_a_forgotten_count_would_be_seen(monkeypatch):
+    """The same tests on a broken copy: log p(z) / q(z|x) upside down, or a sum in place of the mean."""
+    model, mean, covariance = linear()
+    x = draw(mean, covariance, 20)
+    truth, right = exact(x, mean, covariance), bounds._log_ratio
+    monkeypatch.setattr(bounds, "_log_ratio", lambda *given: -right(*given))
+    assert np.abs(log_likelihood(model, x, 7).numpy() - truth).min() > 0.1
+    monkeypatch.setattr(bounds, "_log_ratio", right)
+    assert np.abs(log_likelihood(model, x, 7).numpy() + math.log(7) - truth).min() > 0.1
+
+
+def test_no_more_than_a_chunk_is_decoded_at_once(monkeypatch):
+    model, mean, covariance = linear()
+    seen, log_prob = [], model.likelihood.log_prob
+    monkeypatch.setattr(model.likelihood, "log_prob", lambda params, x: seen.append(len(params)) or log_prob(params, x))
+    for samples, count in ((1000, 3), (7, 50)):
+        log_likelihood(model, draw(mean, covariance, count), samples, chunk=64)
+        assert max(seen) <= 64 and sum(seen) == samples * count
+        seen.clear()
+
+
+def test_a_model_without_a_latent_says_its_likelihood_itself():
+    model = DensityConfig().build(DataSpec(channels=1, dims=2, size=SIZE, levels=2)).eval()
+    x = torch.rand(4, 1, *SIZE).round()
+    torch.testing.assert_close(log_likelihood(model, x, samples=9), model.log_prob(x).double().detach())
+    torch.testing.assert_close(evidence(model, x).elbo, model.log_prob(x).detach())
+    assert evidence(model, x).rate.tolist() == [0.0] * 4
 
 
 def test_labels_told_are_used_and_labels_summed_over_are_the_mean_of_their_chances():
