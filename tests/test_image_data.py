@@ -18,9 +18,11 @@ from audiovae.image.archive import read_archive
 from audiovae.image.digits import digits, read_digits
 from audiovae.image.folder import read_folder
 from audiovae.image.pictures import Part, Pictures, carve, numbered, three_parts
-from audiovae.image.sets import CIFAR10Data, DigitsData, FashionMNISTData, MNISTData, ShapesData
+from audiovae.image.sets import ArchiveData, CIFAR10Data, DigitsData, FashionMNISTData, MNISTData, ShapesData
 from audiovae.image.shapes import COMBINATIONS, COUNTS, REACH, combinations, draw, draw_shapes
 from audiovae.image.source import ImageData, ImageSource, keep_labels
+from audiovae.models import AutoencoderConfig
+from audiovae.shapes import Condition
 
 GREY = read_digits()
 
@@ -210,6 +212,22 @@ def test_an_archive_comes_back_whatever_its_layout(layout, tmp_path):
     assert not {*got.train.names} & {*got.valid.names}
 
 
+def test_embeddings_in_an_archive_go_with_their_pictures_and_reach_the_decoder(tmp_path):
+    dice = np.random.default_rng(0)
+    own = dice.integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", x=own, e=own.reshape(60, -1)[:, :3] / 255)  # each tells its own first three pixels
+    source = ArchiveData(path=str(tmp_path / "a.npz"), batch_size=16).build(seed=0)
+    assert source.spec.embedding == 3
+    for batch in (source.batch(5), *source.validation(), source.part("test")):
+        torch.testing.assert_close(batch.condition.embedding, batch.x.flatten(1)[:, :3])
+    part = {"kind": "mlp", "widths": [8]}
+    model = from_dict(AutoencoderConfig, {"encoder": part, "decoder": part, "condition_dim": 4, "label_dropout": 0.0,
+                                          "bottleneck": {"kind": "gaussian", "dim": 2}}).build(source.spec)
+    told = torch.rand(1, 3, requires_grad=True)
+    model.params(torch.zeros(1, 2, 1, 1), Condition(embedding=told)).sum().backward()
+    assert told.grad.abs().min() > 0
+
+
 def test_an_archive_of_ones_and_zeros_has_two_levels_and_may_lack_labels(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).random((40, 4, 4)) > 0.5)
     got = read_archive(tmp_path / "a.npz")
@@ -229,6 +247,7 @@ BAD = {
     "too few": ({"x": np.zeros((4, 4, 4), np.uint8)}, "too few"),
     "labels of another length": ({"x": np.zeros((20, 4, 4), np.uint8), "y": np.zeros(3, int)}, "y wants 20"),
     "labels that are no whole numbers": ({"x": np.zeros((20, 4, 4), np.uint8), "y": np.zeros(20)}, "whole numbers"),
+    "embeddings": ({"x": np.zeros((20, 4, 4), np.uint8), "e": np.full((20, 2), np.nan)}, "e wants finite embeddings"),
     "objects": ({"x": np.array([{}, 1], object)}, "no .npz file of plain numbers"),
     "only test": ({"x_test": np.zeros((20, 4, 4), np.uint8)}, "x_train"),
     "valid, no test": ({"x_train": np.zeros((20, 4, 4), np.uint8), "x_valid": np.zeros((20, 4, 4), np.uint8)},

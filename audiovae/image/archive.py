@@ -1,4 +1,4 @@
-"""Pictures in one NumPy archive: x_train, y_train, x_test, y_test, or all in x and y."""
+"""Pictures in one NumPy archive: x_train, y_train, x_test, y_test, or all in x and y; e_train, e with embeddings."""
 
 import zipfile
 from pathlib import Path
@@ -19,7 +19,8 @@ def read_archive(path: str | Path) -> Pictures:
 
     Keys x_train and x_test, or x alone, of which a tenth is then drawn by lot for the test part; x_valid, or else a
     tenth of train, at most 5,000, drawn by lot. The labels y_train, y_valid, y_test, y are whole numbers from 0, -1
-    where unknown, and may all be missing. Pictures without a value above 1 are taken as binary: two levels.
+    where unknown, and may all be missing; so may e_train, e_valid, e_test, e, embeddings (N, E) of any kind that a
+    conditional model is told. Pictures without a value above 1 are taken as binary: two levels.
 
     Raises
     ------
@@ -40,8 +41,8 @@ def read_archive(path: str | Path) -> Pictures:
     parts = [part for part in ("train", "valid", "test") if f"x_{part}" in arrays]
     if "train" not in parts and (parts or "x" not in arrays):
         raise CorpusError(f"archive {path} wants the keys x_train and x_test, or x; found {found}.")
-    whole = {part: _part(path, arrays, f"x_{part}", f"y_{part}", part) for part in parts} or {
-        "train": _part(path, arrays, "x", "y", "picture")}
+    whole = {part: _part(path, arrays, f"_{part}", part) for part in parts} or {
+        "train": _part(path, arrays, "", "picture")}
     if "valid" in whole and "test" in whole:
         chosen = whole["train"], whole["valid"], whole["test"]
     elif "valid" in whole:
@@ -64,13 +65,19 @@ def _load(path: Path) -> Arrays:
                           "numpy.savez.") from None
 
 
-def _part(path: Path, arrays: Arrays, x: str, y: str, noun: str) -> Part:
-    pixels, count = _pixels(path, x, arrays[x]), len(arrays[x])
+def _part(path: Path, arrays: Arrays, ending: str, noun: str) -> Part:
+    x, y, e = (f"{letter}{ending}" for letter in "xye")
+    pixels, count, embedding = _pixels(path, x, arrays[x]), len(arrays[x]), arrays.get(e)
+    if embedding is not None and (embedding.dtype.kind != "f" or embedding.shape[:1] != (count,)
+                                  or embedding.ndim != 2 or not np.isfinite(embedding).all()):
+        raise CorpusError(f"archive {path}: {e} wants finite embeddings ({count}, E), got {embedding.dtype} "
+                          f"{embedding.shape}.")
     label = arrays.get(y, np.full(count, -1))
     if label.shape != (count,) or label.dtype.kind not in "iu" or label.min(initial=0) < -1:
         raise CorpusError(f"archive {path}: {y} wants {count} whole numbers from 0 (-1 where unknown), got "
                           f"{label.dtype} {label.shape}.")
-    return Part(pixels, torch.from_numpy(label.astype(np.int64)), numbered(noun, range(count)))
+    return Part(pixels, torch.from_numpy(label.astype(np.int64)), numbered(noun, range(count)),
+                torch.from_numpy(embedding.astype(np.float32)) if embedding is not None else None)
 
 
 def _pixels(path: Path, key: str, x: NDArray) -> Tensor:

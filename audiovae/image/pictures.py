@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from audiovae.errors import CorpusError, ShapeError
+from audiovae.shapes import Condition
 
 PartName = Literal["train", "valid", "test"]
 
@@ -19,8 +20,9 @@ class Part:
     pixels : (N, C, H, W) uint8, levels from 0 to n - 1.
     label : (N,) int64, -1 where unknown.
     names : N of them.
+    embedding : (N, E) float, a vector that comes with each picture, or None.
 
-    Raises CorpusError when there is no picture, ShapeError when the three do not fit each other.
+    Raises CorpusError when there is no picture, ShapeError when these do not fit each other.
 
     >>> some = Part(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0]), numbered("digit", range(3)))
     >>> len(some), some.take(torch.tensor([2])).names
@@ -30,6 +32,7 @@ class Part:
     pixels: Tensor
     label: Tensor
     names: tuple[str, ...]
+    embedding: Tensor | None = None
 
     def __post_init__(self):
         if self.pixels.ndim != 4 or self.pixels.dtype != torch.uint8:
@@ -38,6 +41,8 @@ class Part:
         if not len(self.pixels) == len(self.label) == len(self.names):
             raise ShapeError(f"Part wants one label and one name a picture, got {len(self.pixels)} pictures, "
                              f"{len(self.label)} labels and {len(self.names)} names.")
+        if self.embedding is not None and (self.embedding.ndim != 2 or len(self.embedding) != len(self.pixels)):
+            raise ShapeError(f"Part wants embeddings (N={len(self.pixels)}, E), got {tuple(self.embedding.shape)}.")
         if not len(self):
             raise CorpusError("a part of a picture set is empty: give it more pictures.")
 
@@ -46,7 +51,12 @@ class Part:
 
     def take(self, index: Tensor) -> "Part":
         """The pictures at ``index`` (M,) int64, in its order."""
-        return Part(self.pixels[index], self.label[index], tuple(self.names[i] for i in index.tolist()))
+        return Part(self.pixels[index], self.label[index], tuple(self.names[i] for i in index.tolist()),
+                    self.embedding[index] if self.embedding is not None else None)
+
+    def condition(self) -> Condition:
+        """What a model may be told of them."""
+        return Condition(self.label, self.embedding)
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,11 @@ class Pictures:
     labels: tuple[str, ...] = ()
 
     def __post_init__(self):
-        sizes = [tuple(part.pixels.shape[1:]) for part in (self.train, self.valid, self.test)]
+        parts = (self.train, self.valid, self.test)
+        widths = {part.embedding.shape[1] if part.embedding is not None else 0 for part in parts}
+        if len(widths) > 1:
+            raise ShapeError(f"Pictures wants embeddings of one width in all parts or none, got {sorted(widths)}.")
+        sizes = [tuple(part.pixels.shape[1:]) for part in parts]
         if len(set(sizes)) > 1:
             raise ShapeError(f"Pictures wants one size (C, H, W) in all parts, got train {sizes[0]}, valid {sizes[1]}, "
                              f"test {sizes[2]}: make them alike.")

@@ -12,7 +12,7 @@ from audiovae.config import Config
 from audiovae.errors import ConfigError
 from audiovae.image.pictures import Part, PartName, Pictures
 from audiovae.seeds import generator
-from audiovae.shapes import Batch, Condition, DataSpec, check_grid
+from audiovae.shapes import Batch, DataSpec, check_grid
 
 EVALUATED_AT_ONCE = 256
 
@@ -89,8 +89,9 @@ class ImageSource:
         self._shown_levels = 2 if config.binarize == "dynamic" else self._levels
         self._drawn: dict[PartName, Part] = {}
         _, channels, *size = pictures.train.pixels.shape
+        embedding = pictures.train.embedding
         self.spec = DataSpec(channels=channels, dims=2, labels=pictures.labels, size=tuple(size),
-                             levels=self._shown_levels)
+                             levels=self._shown_levels, embedding=0 if embedding is None else embedding.shape[1])
 
     def fit(self, hop: int) -> None:
         pixels = self.parts["train"].pixels
@@ -109,7 +110,7 @@ class ImageSource:
         x = part.pixels.float().div(self._levels - 1)
         if self.config.binarize == "dynamic":
             x = torch.bernoulli(x, generator=dice)
-        return Batch(x, Condition(part.label), part.names)
+        return Batch(x, part.condition(), part.names)
 
     def validation(self) -> list[Batch]:
         """The held-out batches, the same at every call."""
@@ -129,7 +130,7 @@ class ImageSource:
         spread = torch.arange(count) * len(part) // count
         for index in spread.tensor_split(math.ceil(count / size)):
             some = part.take(index)
-            yield Batch(some.pixels.float().div(self._shown_levels - 1), Condition(some.label), some.names)
+            yield Batch(some.pixels.float().div(self._shown_levels - 1), some.condition(), some.names)
 
     def _fixed(self, name: PartName) -> Part:
         """The part as it is shown in evaluation: of a dynamic binarisation one draw, whatever the seed."""
