@@ -179,7 +179,7 @@ class Geco(RateControl):
     True
     """
 
-    DECAY = 0.99  # of the averaged error
+    DECAY = 0.9  # of the averaged error; a longer memory overshoots
     LIMIT = 20.0  # of |log λ|: past it the other term has no say at all
     log_multiplier: Tensor
     error: Tensor
