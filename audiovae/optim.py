@@ -52,6 +52,7 @@ class Average:
     def __init__(self, model: nn.Module, decay: float):
         self.model, self.decay, self.count = model, decay, 0
         self.values = {n: p.detach().clone() for n, p in model.named_parameters()} if decay else {}
+        self.present = [p.detach() for p in model.parameters()]  # views: walking all modules again takes time a step
 
     def update(self) -> None:
         """Take the model's present parameters into the average."""
@@ -59,8 +60,7 @@ class Average:
             return
         self.count += 1
         weight = 1 - min(self.decay, self.count / (self.count + 10))
-        parameters = dict(self.model.named_parameters())
-        torch._foreach_lerp_(list(self.values.values()), [parameters[n].detach() for n in self.values], weight)
+        torch._foreach_lerp_(list(self.values.values()), self.present, weight)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
