@@ -29,7 +29,7 @@ from audiovae.objectives import Loss, Objective, ObjectiveConfig
 from audiovae.optim import Average, Rival, hold_all_but_encoder, learning_rate, parameter_groups
 from audiovae.preview import write_samples
 from audiovae.run import Clock, Interrupt, Log, Run, State
-from audiovae.seeds import mix
+from audiovae.seeds import reseed
 from audiovae.shapes import Batch
 
 
@@ -161,7 +161,7 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
     rival = build_rival(experiment, model, accelerator.device)
     state = run.restore(model, objective, optimizer, average, rival) if resume else State()
     trainee, optimizer = accelerator.prepare(Trainee(model, objective, judged=rival is not None), optimizer)
-    players, groups = [trainee], optimizer.param_groups
+    players, groups, weights = [trainee.train()], optimizer.param_groups, list(trainee.parameters())
     if rival is not None:
         adversary, against = accelerator.prepare(rival.adversary, rival.optimizer)
         players, groups = [trainee, adversary], [*groups, *against.param_groups]
@@ -174,8 +174,7 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
             progress = _progress(config, step, clock.minutes())
             if progress >= 1 or clock.agree(interrupt.caught):
                 break
-            trainee.train()
-            torch.manual_seed(mix(config.seed, step, rank))
+            reseed(accelerator.device, config.seed, step, rank)
             for group in groups:
                 group["lr"] = group["base_lr"] * learning_rate(config.schedule, config.warmup, progress)
             playing = rival if rival is not None and step >= rival.starts else None
@@ -196,7 +195,7 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
                     accelerator.backward(loss.total)
                     if step % (config.encoder_steps + 1) < config.encoder_steps:
                         hold_all_but_encoder(optimizer)
-                    grad_norm = accelerator.clip_grad_norm_(trainee.parameters(), config.clip)
+                    grad_norm = accelerator.clip_grad_norm_(weights, config.clip)
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
                     if playing is not None:
@@ -241,6 +240,7 @@ def validate(trainee: Trainee, source: Source, average: Average, log: Log, state
         if alarm:
             tqdm.write(f"audiovae: train: step {state.step}: {alarm}", file=sys.stderr)
         write_samples(folder / "samples" / f"{state.step:08d}", trainee.model, batches[0].to(device))
+    trainee.train()
 
 
 def _progress(config: TrainConfig, step: int, minutes: float) -> float:
