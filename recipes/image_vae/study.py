@@ -119,7 +119,7 @@ def rate(kind: str, **more: float) -> Overrides:
     return {"objective.rate.kind": kind} | {f"objective.rate.{key}": value for key, value in more.items()}
 
 
-DECODER = "model.decoder."
+DECODER, NOISE = "model.decoder.", "model.likelihood.noise."
 STUDIES = {
     "collapse": Study("collapse.toml", {
         "plain VAE": {},
@@ -141,9 +141,9 @@ STUDIES = {
         "capacity to 18 nats": rate("capacity", nats=18.0, gamma=30.0, until=0.8),
     }, disentangled),
     "dequantization": Study("dequantization.toml", {
-        "uniform noise": {"model.likelihood.noise.kind": "uniform"},
-        "learned noise, logit-normal": {"model.likelihood.noise.kind": "logit_normal"},
-        "learned noise, flow": {"model.likelihood.noise.kind": "flow"},
+        "uniform noise": {NOISE + "kind": "uniform"},
+        "learned noise, flow": {NOISE + "kind": "flow", NOISE + "width": 16, NOISE + "depth": 1, NOISE + "layers": 2},
+        "learned noise, logit-normal": {NOISE + "kind": "logit_normal", NOISE + "width": 16, NOISE + "depth": 1},
     }, bits),
     "semi-supervised": Study("m2.toml", {
         "classifier alone": {"data.labelled_share": 1.0, "objective.distortion_weight": 0.0,
