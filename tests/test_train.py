@@ -17,7 +17,9 @@ from audiovae.config import from_dict
 from audiovae.errors import CheckpointError, ConfigError, OutputError, TrainingError
 from audiovae.image.source import ImageSource
 from audiovae.likelihoods import GaussianConfig
+from audiovae.objectives import ObjectiveConfig
 from audiovae.optim import Average, learning_rate
+from audiovae.rate_control import Geco
 from audiovae.run import State
 from audiovae.shapes import Batch
 from audiovae.train import Experiment, TrainConfig, train
@@ -73,6 +75,47 @@ def assert_stop_and_go_is_one_run(make, folder):
 ], ids=["vae", "vq-vae"])
 def test_stop_and_go_on_is_the_run_that_never_stopped(bottleneck, tmp_path):
     assert_stop_and_go_is_one_run(lambda steps: digits(bottleneck, steps), tmp_path)
+
+
+@pytest.mark.parametrize(("objective", "loop"), [
+    ({"rate": {"kind": "geco", "target": 0.4, "speed": 0.5}}, {}),
+    ({"bound": "iwae", "samples": 3}, {"encoder_steps": 2}),
+], ids=["geco", "iwae and encoder steps"])
+def test_stop_and_go_on_keeps_what_the_objective_and_the_steps_have_learned(objective, loop, tmp_path):
+    """The labels are dropped by lot in all of these, and K latents drawn: the dice are the step's own."""
+    def make(steps):
+        experiment = digits({"kind": "gaussian", "dim": 4}, steps, **loop)
+        return replace(experiment, objective=from_dict(ObjectiveConfig, objective))
+
+    assert_stop_and_go_is_one_run(make, tmp_path)
+    multiplier = tensors(tmp_path / "whole").get("rate_control/log_multiplier")
+    assert (multiplier is not None) == ("rate" in objective)
+    assert multiplier is None or float(multiplier) != 0
+
+
+def test_a_run_that_forgets_its_multiplier_is_another_run(tmp_path, monkeypatch):
+    """The check above must be able to fail."""
+    def make(steps):
+        rate = {"rate": {"kind": "geco", "target": 0.4, "speed": 0.5}}
+        return replace(digits({"kind": "gaussian", "dim": 4}, steps), objective=from_dict(ObjectiveConfig, rate))
+
+    train(make(6), tmp_path / "whole")
+    train(make(3), tmp_path / "cut")
+    monkeypatch.setattr(Geco, "load_state_dict", lambda self, state: None)
+    train(make(6), tmp_path / "cut", resume=True)
+    whole, cut = tensors(tmp_path / "whole"), tensors(tmp_path / "cut")
+    assert any(not torch.equal(whole[k], cut[k]) for k in whole)
+
+
+def test_in_steps_of_the_encoder_alone_all_else_stands_still(tmp_path):
+    """Two of three steps are the encoder's; the third is everyone's (He 2019, algorithm 1)."""
+    weights = []
+    for steps in range(1, 7):
+        train(digits({"kind": "gaussian", "dim": 4}, steps, encoder_steps=2), tmp_path / "run", resume=steps > 1)
+        weights.append({k: v for k, v in tensors(tmp_path / "run").items() if k.startswith("weights/")})
+    for step, (before, after) in enumerate(pairwise(weights), 1):
+        moved = {k.startswith("weights/encoder.") for k in after if not torch.equal(before[k], after[k])}
+        assert moved == ({True, False} if step % 3 == 2 else {True})
 
 
 def test_stop_and_go_on_with_speech_and_residual_codes(tiny_corpus, tmp_path):
