@@ -197,14 +197,15 @@ def test_a_reader_that_leaves_and_an_output_that_is_full(work):
 
 
 def test_interrupted_nothing_is_left(work):
-    soundfile.write("long.wav", np.random.default_rng(0).standard_normal(SPEC.sample_rate * 60 * 40) / 9, 8000)
+    minute = np.random.default_rng(0).standard_normal(SPEC.sample_rate * 60) / 9
+    soundfile.write("long.wav", np.tile(minute, 120), 8000, subtype="PCM_U8")  # long enough to be met at work
     before = names()
     command = [COMMAND, "encode", "long.wav", "a.wav", "-o", "out", "--model", "model"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    for _ in range(600):
+    for _ in range(12_000):
         if Path("out").exists():  # it has begun to write
             break
-        time.sleep(0.05)
+        time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and said.splitlines()[-1] == "audiovae: encode: interrupted."
