@@ -15,6 +15,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Annotated, Any, Literal
@@ -177,7 +178,7 @@ class Arguments:
     steps: int | None = None
     """Of each run (default: the recipe's)."""
     only: tuple[str, ...] = ()
-    """Variants by name (default: all)."""
+    """Variants by their whole names (default: all)."""
     limit: int = 2000
     """Held-out examples to measure on, at most."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/study")
@@ -186,29 +187,31 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     arguments = tyro.cli(Arguments, args=argv)
-    study, rows = STUDIES[arguments.study], []
-    for name, overrides in study.variants.items():
-        if arguments.only and name not in arguments.only:
-            continue
-        experiment = settings(study, overrides, arguments)
-        measured = []
-        for seed in arguments.seeds:
-            folder = place(arguments, name, seed)
-            numbers = trained_and_measured(experiment(seed), folder, study, arguments.limit)
-            if numbers is None:
-                print("Interrupted and saved; give the same command to go on.", file=sys.stderr)
-                return 130
-            measured.append(numbers)
-            print(f"{name}, seed {seed}: " + ", ".join(f"{key} {v:.4g}" for key, v in numbers.items()), flush=True)
-        rows.append((name, measured))
-    table = Table(("variant", *rows[0][1][0]), [
-        (name, *(spread([numbers[key] for numbers in found]) for key in found[0])) for name, found in rows])
-    print(f"\n{table.text()}")
+    study = STUDIES[arguments.study]
+    chosen = {name: settings(study, overrides, arguments) for name, overrides in study.variants.items()
+              if not arguments.only or name in arguments.only}
+    found: dict[str, list[Numbers]] = {name: [] for name in chosen}
     target = arguments.output / arguments.study / "study.json"
-    with atomic_file(target) as temporary:
-        temporary.write_text(json.dumps(dict(rows), indent=1, ensure_ascii=False) + "\n")
+    for seed, (name, experiment) in product(arguments.seeds, chosen.items()):
+        numbers = trained_and_measured(experiment(seed), place(arguments, name, seed), study, arguments.limit)
+        if numbers is None:
+            print("Interrupted and saved; give the same command to go on.", file=sys.stderr)
+            return 130
+        found[name].append(numbers)
+        print(f"{name}, seed {seed}: " + ", ".join(f"{key} {v:.4g}" for key, v in numbers.items()), flush=True)
+        with atomic_file(target) as temporary:
+            temporary.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    print(f"\n{tabulated(found).text()}")
     print(f"\nMean ± standard deviation over {len(arguments.seeds)} seeds; each run's numbers are in {target}.")
     return 0
+
+
+def tabulated(found: dict[str, list[Numbers]]) -> Table:
+    """One row a variant: the mean over seeds and, of several, the standard deviation."""
+    measures = next(iter(found.values()))[0]
+    return Table(("variant", *measures), [
+        (name, *(spread([numbers[measure] for numbers in runs]) for measure in measures))
+        for name, runs in found.items()])
 
 
 def settings(study: Study, overrides: Overrides, arguments: Arguments) -> Callable[[int], Experiment]:
