@@ -14,7 +14,7 @@ from pydantic import Discriminator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiovae.audio.features import overlap_add
+from audiovae.audio.features import centre, overlap_add
 from audiovae.autoregressive import PixelCNNDecoder
 from audiovae.config import Config, Count
 from audiovae.errors import ConfigError
@@ -104,8 +104,10 @@ class VectorDecoder(nn.Module):
 class SpectralDecoder(nn.Module):
     """A ConvNeXt stack at the latent's rate whose head predicts magnitude and phase (Siuzdak 2023, Vocos).
 
-    The inverse Fourier frames are n_fft long, centred on their hop, and overlap-added.
-    Shapes: z (B, D, L), vector (B, E) or None -> (B, 1, L * hop).
+    A latent step gives ``frames`` inverse Fourier frames of n_fft samples, centred on their share of its hop,
+    and overlap-added. Shapes: z (B, D, L), vector (B, E) or None -> (B, 1, L * hop).
+
+    Raises ConfigError when ``frames`` does not divide the hop.
 
     >>> SpectralDecoder(channels_in=64, width=32, depth=1)(torch.zeros(1, 64, 50)).shape
     torch.Size([1, 1, 16000])
@@ -114,23 +116,27 @@ class SpectralDecoder(nn.Module):
     autoregressive = False
     MAX_LOG_MAGNITUDE = 6.0  # e^6 in one bin is far above full scale; the bound keeps early training finite
 
-    def __init__(self, channels_in: int, hop: int = 320, n_fft: int = 640, width: int = 256, depth: int = 6,
-                 kernel: int = 7, condition_dim: int = 0):
+    def __init__(self, channels_in: int, hop: int = 320, n_fft: int = 640, frames: int = 1, width: int = 256,
+                 depth: int = 6, kernel: int = 7, condition_dim: int = 0):
         super().__init__()
-        self.channels_in, self.hop, self.n_fft = channels_in, hop, n_fft
+        if hop % frames:
+            raise ConfigError(f"SpectralDecoder wants frames that divide its hop {hop}, got {frames}.")
+        self.channels_in, self.hop, self.n_fft, self.frame_hop = channels_in, hop, n_fft, hop // frames
         self.into = nn.Linear(channels_in, width)
         self.stack = ConvNeXtStack(1, width, depth, kernel=kernel, condition_dim=condition_dim)
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, n_fft + 2)
-        self.field = compose(self.stack.field, Field.transposed(n_fft, hop, padding=(n_fft - hop) // 2))
+        self.head = nn.Linear(width, frames * (n_fft + 2))
+        padding = centre("SpectralDecoder", n_fft, self.frame_hop)
+        self.field = compose(self.stack.field, Field.transposed(frames, frames),
+                             Field.transposed(n_fft, self.frame_hop, padding))
 
     def forward(self, z: Tensor, vector: Tensor | None = None) -> Tensor:
         check("SpectralDecoder", z, self.channels_in, dims=1, letter="D")
         h = self.head(self.norm(self.stack(self.into(z.transpose(1, 2)), vector)))
-        log_magnitude, phase = h.float().chunk(2, dim=-1)
+        log_magnitude, phase = h.float().view(len(z), -1, self.n_fft + 2).chunk(2, dim=-1)
         spectrum = torch.polar(log_magnitude.clamp(max=self.MAX_LOG_MAGNITUDE).exp(), phase)
         frames = torch.fft.irfft(spectrum, self.n_fft)
-        return overlap_add(frames.transpose(1, 2), self.hop)
+        return overlap_add(frames.transpose(1, 2), self.frame_hop)
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,7 @@ class SpectralDecoderConfig(Config):
     kind: Literal["spectral"] = "spectral"
     hop: Count = 320
     n_fft: Count = 640
+    frames: Count = 1
     width: Count = 256
     depth: Count = 6
     kernel: Count = 7
@@ -159,7 +166,7 @@ class SpectralDecoderConfig(Config):
         if data.sample_rate is None or channels_out != 1:
             raise ConfigError(f"decoder 'spectral' gives one waveform, but {channels_out} parameter channels "
                               f"are wanted for {data}: take a likelihood with one parameter, or 'strided'.")
-        return SpectralDecoder(channels_in, self.hop, self.n_fft, self.width, self.depth, self.kernel,
+        return SpectralDecoder(channels_in, self.hop, self.n_fft, self.frames, self.width, self.depth, self.kernel,
                                condition_dim)
 
 

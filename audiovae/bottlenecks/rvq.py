@@ -179,7 +179,6 @@ class ResidualQuantizer(Bottleneck):
             stats.append(usage(counts, len(table)))
             codes.append(index)
             left = rest
-            left = rest
         z, commitment = StraightThrough.apply(z_e, z, pull, commitment)  # type: ignore[misc]
         losses = {"commitment": commitment}
         if codebook_losses:
