@@ -24,6 +24,8 @@ from audiovae.models import Model, ModelConfig
 from audiovae.shapes import DataSpec
 
 FORMAT = 1
+PRETRAINED = Path(__file__).parent / "pretrained"  # models that come with the package, by name
+DEFAULT = "speech-16k"
 PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"}
 
 
@@ -42,7 +44,8 @@ def save_model(folder: Path, model: Model, config: ModelConfig, state: dict[str,
 
 
 def load_model(path: str | Path) -> Model:
-    """Load a model for use: a checkpoint folder, a training run, or a repository id of the hub.
+    """Load a model for use: by its name one that comes with audiovae, a checkpoint folder, a training run, or a
+    repository id of the hub.
 
     Raises
     ------
@@ -67,13 +70,14 @@ def load_model(path: str | Path) -> Model:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint folder that ``path`` names: itself, the newest of a run, or one from the hub."""
+    """The checkpoint folder that ``path`` names: itself, the newest of a run, one of audiovae's, or of the hub."""
     folder = Path(path)
     if folder.is_file():
         what = "a pickle, which can run code when loaded: refused" if _is_pickle(folder) else "a file"
         raise CheckpointError(f"model {path}: {what}. Wanted: a folder with model.safetensors and config.json.")
     if not folder.exists():
-        return _from_hub(str(path))
+        own = PRETRAINED / str(path)
+        return own if str(path) in bundled() else _from_hub(str(path))
     if (folder / "config.json").exists():
         return folder
     steps = run_checkpoints(folder)
@@ -82,6 +86,11 @@ def find_checkpoint(path: str | Path) -> Path:
         also = f"; {pickles[0]} is a pickle and is refused" if pickles else ""
         raise CheckpointError(f"model {path}: no config.json and no checkpoint-* in this folder{also}.")
     return steps[-1]
+
+
+def bundled() -> list[str]:
+    """Names of the models that come with audiovae."""
+    return sorted(p.parent.name for p in PRETRAINED.glob("*/config.json"))
 
 
 def run_checkpoints(run: Path) -> list[Path]:
@@ -145,7 +154,8 @@ def _is_pickle(path: Path) -> bool:
 
 def _from_hub(name: str) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise CheckpointError(f"model {name}: no such folder.")
+        ours = f" and no model that comes with audiovae ({', '.join(bundled()) or 'there is none'})"
+        raise CheckpointError(f"model {name}: no such folder{ours}.")
     try:
         return Path(snapshot_download(name, allow_patterns=["*.safetensors", "config.json"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -1,5 +1,6 @@
 """What a user of codes holds: recordings in, codes out, and back, in constant memory over any length."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from torch import Tensor
 from audiovae.audio.features import LogMel
 from audiovae.audio.resample import resample
 from audiovae.blocks import blockwise, decoder_halo, encoder_halo
-from audiovae.checkpoint import fingerprint, load_model
+from audiovae.bottlenecks.rvq import ResidualQuantizer
+from audiovae.checkpoint import DEFAULT, fingerprint, load_model
 from audiovae.codes import CodeHeader, Codes
-from audiovae.errors import AudioError, CheckpointError, LabelError, ShapeError, nearest
+from audiovae.errors import AudioError, CheckpointError, ConfigError, LabelError, ShapeError, nearest
 from audiovae.models import Autoencoder, Model
 from audiovae.nn.field import Field
 from audiovae.shapes import Condition
@@ -38,7 +40,7 @@ class Codec:
     ((8, 51), torch.Size([16001]))
     """
 
-    def __init__(self, model: Model):
+    def __init__(self, model: Model, kbps: float | None = None):
         spec = model.data
         if not isinstance(model, Autoencoder) or spec.sample_rate is None or not model.bottleneck.is_discrete:
             part = model.bottleneck if isinstance(model, Autoencoder) else model
@@ -47,16 +49,21 @@ class Codec:
         self.model = model.eval().requires_grad_(False)
         self.sample_rate: int = spec.sample_rate
         self.hop = model.hop
-        self.num_codes = model.bottleneck.num_codes
+        self.stages = None if kbps is None else stages_within(model, kbps)
+        self.num_codes = model.bottleneck.num_codes[:self.stages]
         self.speakers = spec.labels if model.embedding is not None else ()
         self.fingerprint = fingerprint(model)
         self.block = BLOCK
         self.fields: tuple[Field, Field] = (model.encoder.field, model.decoder.field)  # type: ignore[assignment]
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> "Codec":
-        """Load a checkpoint folder, a training run or a repository id of the hub; CheckpointError if not."""
-        return cls(load_model(path))
+    def from_pretrained(cls, path: str | Path = DEFAULT, kbps: float | None = None) -> "Codec":
+        """Load a model that comes with audiovae, a checkpoint folder, a training run or a repository id of the hub.
+
+        ``kbps`` is the most kbit/s that its codes may take, of a model that serves several rates; None for all of
+        them. Raises CheckpointError where there is no model, ConfigError where it has no such rate.
+        """
+        return cls(load_model(path), kbps)
 
     def encode(self, waveform: Tensor | np.ndarray, sample_rate: int, speaker: str | None = None) -> Codes:
         """A waveform (T,) or (C, T), mixed to mono and resampled as needed, to Codes.
@@ -99,7 +106,7 @@ class Codec:
 
     def encode_stream(self, pieces: Iterable[Tensor]) -> Iterator[np.ndarray]:
         """Pieces (n,) of a waveform at ``sample_rate``, however cut, to blocks (Q, L) of its codes."""
-        process = lambda x: self.model.encode(x[None, None])[0]  # noqa: E731
+        process = lambda x: self.model.encode(x[None, None], stages=self.stages)[0]  # noqa: E731
         for block in blockwise(self._padded(pieces), process, encoder_halo(self.fields[0]),
                                self.block, unit_in=self.hop, unit_out=1):
             yield block.cpu().numpy()
@@ -160,6 +167,18 @@ class Codec:
             yield piece
         if total % self.hop:
             yield torch.zeros(self.hop - total % self.hop)
+
+
+def stages_within(model: Autoencoder, kbps: float) -> int | None:
+    """How many of a residual quantizer's codes a step fit into ``kbps``, None for all; ConfigError for none."""
+    steps = (model.data.sample_rate or 0) / model.hop
+    rates = np.cumsum([math.log2(k) * steps / 1000 for k in model.bottleneck.num_codes])
+    offered = rates if isinstance(model.bottleneck, ResidualQuantizer) else rates[-1:]
+    count = int((rates <= kbps + 1e-9).sum())
+    if not (offered <= kbps + 1e-9).any():
+        raise ConfigError(f"this model has no rate of {kbps:g} kbit/s or less: its rates are "
+                          f"{', '.join(f'{rate:g}' for rate in offered)} kbit/s.")
+    return count if count < len(rates) else None
 
 
 def mono(waveform: Tensor | np.ndarray) -> Tensor:

@@ -119,11 +119,11 @@ class ResidualQuantizer(Bottleneck):
         return latent
 
     @torch.no_grad()
-    def encode(self, h: Tensor) -> Tensor:
-        """(B, D, *grid) -> codes (B, Q, *grid) int64; the first n of them are the codes of n stages."""
+    def encode(self, h: Tensor, stages: int | None = None) -> Tensor:
+        """(B, D, *grid) -> codes (B, Q, *grid) int64, or those of the first ``stages`` alone: the same numbers."""
         left = self._prepare(h)
         codes = []
-        for table in self._tables():
+        for table in self._tables()[:stages]:
             codes.append(nearest(left, table))
             left = left - F.embedding(codes[-1], table)
         return unrows(torch.stack(codes, dim=1), h)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from audiovae.checkpoint import DEFAULT
 from audiovae.codec import Codec
 from audiovae.commands.arguments import CODES, over_files, parse
 from audiovae.transcode import decode_file
@@ -15,13 +16,13 @@ from audiovae.transcode import decode_file
 class Arguments:
     """Decode code files to recordings, exactly as long as what was encoded, in constant memory.
 
-    Example: audiovae decode speech.codes -o speech.wav --model runs/small
+    Example: audiovae decode speech.codes -o speech.wav
     """
 
     inputs: tyro.conf.Positional[tuple[str, ...]]
     """Code files, globs or folders."""
-    model: Path
-    """The model that made the codes: checkpoint folder, training run or hub repository."""
+    model: Path = Path(DEFAULT)
+    """The model that made the codes: checkpoint folder, training run, hub repository, or one of audiovae's."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Recording (.wav, .flac, .ogg, .mp3), or a folder for several (default: beside the code file)."""
     format: Literal["wav", "flac", "ogg", "mp3"] = "wav"

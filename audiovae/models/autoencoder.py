@@ -15,6 +15,7 @@ from audiovae.autoregressive import check_factorised
 from audiovae.bottlenecks import BottleneckConfig, RVQConfig
 from audiovae.bottlenecks.base import Bottleneck
 from audiovae.bottlenecks.priors import PseudoInputs
+from audiovae.bottlenecks.rvq import ResidualQuantizer
 from audiovae.config import Config
 from audiovae.corruption import CorruptionConfig
 from audiovae.decoders import Decoder, DecoderConfig, SpectralDecoderConfig, vector_decoder
@@ -119,10 +120,18 @@ class Autoencoder(nn.Module):
         """
         return self._decoded(z, self._vector(condition, len(z)), x)
 
-    def encode(self, x: Tensor, condition: Condition | None = None) -> Tensor:
-        """Data (B, C, *grid) to codes (B, Q, *grid / hop) int64, or a continuous bottleneck's parameters."""
+    def encode(self, x: Tensor, condition: Condition | None = None, stages: int | None = None) -> Tensor:
+        """Data (B, C, *grid) to codes (B, Q, *grid / hop) int64, or a continuous bottleneck's parameters.
+
+        ``stages`` asks a residual quantizer for its first codes only.
+        """
         vector = self._vector(condition, len(x)) if self.told_encoder else None
-        return self.bottleneck.encode(self.encoder(x, vector))
+        h = self.encoder(x, vector)
+        if stages is None:
+            return self.bottleneck.encode(h)
+        if not isinstance(self.bottleneck, ResidualQuantizer):
+            raise ConfigError(f"{type(self.bottleneck).__name__} has no stages to choose from: leave stages out.")
+        return self.bottleneck.encode(h, stages)
 
     def decode(self, codes: Tensor, condition: Condition | None = None,
                generator: torch.Generator | None = None) -> Tensor:
