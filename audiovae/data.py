@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Protocol
 import torch
 from pydantic import Discriminator
 
+from audiovae.audio.augment import AugmentConfig
 from audiovae.audio.corpus import Corpus
 from audiovae.audio.crops import CropSampler
 from audiovae.audio.features import LogMel
@@ -70,7 +71,7 @@ class AudioSource:
     def cut(self, samples: int) -> None:
         """Make the crops ``samples`` long."""
         size = self.config.batch_size
-        self.train = CropSampler(self.corpus, "train", samples, size, self.seed)
+        self.train = CropSampler(self.corpus, "train", samples, size, self.seed, self.config.augment)
         self.valid = CropSampler(self.corpus, "valid", samples, size, seed=0)
 
     def batch(self, step: int, rank: int = 0) -> Batch:
@@ -170,13 +171,17 @@ def unit_log_mel(sample_rate: int, n_fft: int, hop: int, num_mels: int) -> LogMe
 
 @dataclass(frozen=True)
 class AudioData(Config):
-    """A prepared corpus folder, and how it is cut: crops of ``seconds``, ``batch_size`` of them a step."""
+    """A prepared corpus folder, and how it is cut: crops of ``seconds``, ``batch_size`` of them a step.
+
+    augment : how training crops are varied, level, microphone, room and speed; None leaves them as they are.
+    """
 
     kind: Literal["audio"] = "audio"
     corpus: str = ""
     seconds: Positive = 1.0
     batch_size: Count = 16
     validation_batches: Count = 4
+    augment: AugmentConfig | None = None
 
     def build(self, seed: int) -> AudioSource:
         return AudioSource(self, seed)
