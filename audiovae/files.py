@@ -167,11 +167,27 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def below(folder: str | Path) -> Iterator[Path]:
+    """All files below a folder, linked folders entered too, each real folder once, so that no loop of links is endless.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "a.wav").touch()
+    >>> [path.name for path in below(folder)]
+    ['a.wav']
+    """
+    seen: set[str] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(root))
+        folders[:] = sorted(name for name in folders if os.path.realpath(os.path.join(root, name)) not in seen)
+        yield from (Path(root, name) for name in files)
+
+
 def _expand(name: str | Path, suffixes: tuple[str, ...]) -> list[Input]:
     path = Path(name)
     try:
         if path.is_dir():
-            root, candidates = path, path.rglob("*")
+            root, candidates = path, below(path)
         elif path.exists():
             return [Input(path, Path(path.name))]
         elif glob.has_magic(str(name)):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from audiovae.errors import AudioError, OutputError
-from audiovae.files import atomic_file, atomic_folder, expand_inputs
+from audiovae.files import atomic_file, atomic_folder, below, expand_inputs
 
 
 def left(folder: Path) -> list[str]:
@@ -133,3 +133,14 @@ def test_inputs_that_are_not_there(tmp_path):
     for name in ("empty", "*.wav"):
         with pytest.raises(AudioError, match="holds no file to read: wanted"):
             expand_inputs([tmp_path / name], (".wav",))
+
+
+def test_linked_folders_are_entered_and_loops_of_links_end(tmp_path):
+    (far := tmp_path / "far" / "anna").mkdir(parents=True)
+    (far / "a.wav").touch()
+    (near := tmp_path / "near").mkdir()
+    (near / "b.wav").touch()
+    (near / "linked").symlink_to(far.parent)
+    (near / "itself").symlink_to(near)
+    (far / "back").symlink_to(near)
+    assert sorted(path.relative_to(near).as_posix() for path in below(near)) == ["b.wav", "linked/anna/a.wav"]

@@ -19,6 +19,7 @@ from typing import Literal
 
 from audiovae.audio.io import AUDIO_SUFFIXES
 from audiovae.errors import CorpusError
+from audiovae.files import below
 
 LayoutName = Literal["vctk-0.80", "vctk-0.92", "libri", "speakers", "flat"]
 Microphone = Literal["mic1", "mic2"]
@@ -206,7 +207,7 @@ _LISTERS: dict[LayoutName, Callable[[Listing, Microphone], None]] = {
 
 def _audio(folder: Path) -> Iterator[Path]:
     """Recordings below a folder, sorted; hidden files (of macOS archives, say) are none."""
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(below(folder)):
         if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".") and path.is_file():
             yield path
 

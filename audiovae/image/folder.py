@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from audiovae.errors import CorpusError
+from audiovae.files import below
 from audiovae.image.pictures import Part, Pictures, three_parts
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
@@ -67,7 +68,7 @@ def open_picture(path: Path, size: int, channels: int, crop: int | None = None) 
 
 
 def _files(root: Path) -> list[Path]:
-    found = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    found = sorted(file for file in below(root) if file.suffix.lower() in SUFFIXES and file.is_file())
     if not found:
         raise CorpusError(f"picture folder {root} holds no picture ({', '.join(sorted(SUFFIXES))}): name another.")
     return found
