@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from audiovae.nn.field import Field
+from audiovae.nn.field import Field, Part
+
+
+def halo(field: Field, unit: int) -> tuple[int, int]:
+    """Latent steps to be seen before and after a block of them, by a field over data of ``unit`` entries a step.
+
+    >>> halo(Field.conv(kernel=8, stride=4, padding=2), unit=4), halo(Field.transposed(8, stride=4, padding=2), unit=1)
+    ((1, 1), (1, 1))
+    """
+    return math.ceil(math.floor(field.left) / unit), math.floor((unit - field.stride + field.right) / unit)
 
 
 def encoder_halo(field: Field) -> tuple[int, int]:
@@ -19,8 +28,7 @@ def encoder_halo(field: Field) -> tuple[int, int]:
     >>> encoder_halo(Field.conv(kernel=8, stride=4, padding=2))
     (1, 1)
     """
-    hop = field.stride
-    return math.ceil(field.left / hop), math.ceil((field.right + 1) / hop) - 1
+    return halo(field, int(field.stride))
 
 
 def decoder_halo(field: Field) -> tuple[int, int]:
@@ -29,7 +37,7 @@ def decoder_halo(field: Field) -> tuple[int, int]:
     >>> decoder_halo(Field.transposed(kernel=8, stride=4, padding=2))
     (1, 1)
     """
-    return math.floor(field.left), math.floor(field.right - field.stride) + 1
+    return halo(field, 1)
 
 
 def blockwise(pieces: Iterable[Tensor], process: Callable[[Tensor], Tensor], halo: tuple[int, int],
@@ -74,3 +82,29 @@ def blockwise(pieces: Iterable[Tensor], process: Callable[[Tensor], Tensor], hal
     if entries % unit_in:
         raise ValueError(f"blockwise wants a multiple of {unit_in} entries, got {entries}")
     yield from emit(steps, steps)
+
+
+def partwise(pieces: Iterable[Tensor], parts: Iterable[Part], block: int, unit: int) -> Iterator[Tensor]:
+    """:func:`blockwise` for each part of a network in turn, instead of for the whole of it.
+
+    What a part still needs of its past is kept, not computed again from the data: for blocks shorter than the
+    halo of the whole, down to a single latent step, most of the work is saved.
+
+    Parameters
+    ----------
+    pieces : tensors (..., n) of any lengths n, together a multiple of ``unit``.
+    parts : functions of (..., n), first to last, with their fields.
+    block, unit : latent steps at once, and the entries of a latent step in the pieces.
+
+    >>> from torch.nn.functional import pad
+    >>> difference = lambda x: x - pad(x, (1, 0))[..., :-1]
+    >>> parts = [(difference, Field.conv(kernel=2, padding=1))] * 2
+    >>> torch.cat(list(partwise([torch.tensor([1.0, 4.0, 9.0, 16.0])], parts, block=1, unit=1)))
+    tensor([1., 2., 2., 2.])
+    """
+    stream = iter(pieces)
+    for process, field in parts:
+        unit_out = int(unit / field.stride)
+        stream = blockwise(stream, process, halo(field, unit), block, unit, unit_out)
+        unit = unit_out
+    return stream

@@ -2,22 +2,24 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from audiovae.audio.features import LogMel
 from audiovae.audio.resample import resample
-from audiovae.blocks import blockwise, decoder_halo, encoder_halo
+from audiovae.blocks import blockwise, decoder_halo, encoder_halo, partwise
 from audiovae.bottlenecks.rvq import ResidualQuantizer
 from audiovae.checkpoint import DEFAULT, fingerprint, load_model
 from audiovae.codes import CodeHeader, Codes
 from audiovae.errors import AudioError, CheckpointError, ConfigError, LabelError, ShapeError, nearest
 from audiovae.models import Autoencoder, Model
-from audiovae.nn.field import Field
+from audiovae.nn.field import Field, compose
 from audiovae.shapes import Condition
 
 # Latent steps at once: enough that the halo costs little, few enough that activations stay in cache. Steps,
@@ -29,7 +31,8 @@ class Codec:
     """A trained model with a discrete bottleneck, for use on recordings of any length.
 
     Blocks are cut with the halo that the model's receptive field asks for, so chunked = whole; a batch
-    is encoded one by one, so it gives each recording the codes it would get alone.
+    is encoded one by one, so it gives each recording the codes it would get alone. ``block`` is how many latent
+    steps are worked on at once: 1, set on a codec that serves a live stream, gives every packet as soon as it can.
 
     >>> from audiovae.models import AutoencoderConfig
     >>> from audiovae.shapes import DataSpec
@@ -55,6 +58,14 @@ class Codec:
         self.fingerprint = fingerprint(model)
         self.block = BLOCK
         self.fields: tuple[Field, Field] = (model.encoder.field, model.decoder.field)  # type: ignore[assignment]
+
+    @property
+    def latency(self) -> float:
+        """Seconds of input, from the start of an output sample on, that must have come before it is final.
+
+        What the receptive fields say: no output sample depends on anything later. Resampling comes on top.
+        """
+        return float(compose(*self.fields).right + 1) / self.sample_rate
 
     @classmethod
     def from_pretrained(cls, path: str | Path = DEFAULT, kbps: float | None = None) -> "Codec":
@@ -102,14 +113,19 @@ class Codec:
         """
         codes.check_fingerprint(self.fingerprint)
         pieces = self.decode_stream(codes.levels, lambda: codes.num_samples, speaker or codes.label)
-        return torch.cat(list(pieces))
+        return torch.cat([torch.zeros(0), *pieces])
 
     def encode_stream(self, pieces: Iterable[Tensor]) -> Iterator[np.ndarray]:
         """Pieces (n,) of a waveform at ``sample_rate``, however cut, to blocks (Q, L) of its codes."""
-        process = lambda x: self.model.encode(x[None, None], stages=self.stages)[0]  # noqa: E731
-        for block in blockwise(self._padded(pieces), process, encoder_halo(self.fields[0]),
-                               self.block, unit_in=self.hop, unit_out=1):
-            yield block.cpu().numpy()
+        waves = (piece[None, None] for piece in self._padded(pieces))
+        halo = encoder_halo(self.fields[0])
+        if self.block < sum(halo):
+            stream = partwise(waves, self.model.encoder_parts(self.stages), self.block, self.hop)
+        else:
+            encode = partial(self.model.encode, stages=self.stages)
+            stream = blockwise(waves, encode, halo, self.block, unit_in=self.hop, unit_out=1)
+        for block in stream:
+            yield block[0].cpu().numpy()
 
     def decode_stream(self, blocks: Iterable[np.ndarray], num_samples: Callable[[], int],
                       speaker: str | None = None) -> Iterator[Tensor]:
@@ -118,16 +134,26 @@ class Codec:
         ``num_samples`` tells the exact length, asked for after the last block; the last latent step is
         cropped to it.
         """
-        condition = self.condition(speaker)
-        process = lambda c: self.model.decode(c[None], condition)[0, 0]  # noqa: E731
-        done, last = 0, torch.zeros(0)
-        for piece in blockwise(map(torch.from_numpy, blocks), process, decoder_halo(self.fields[1]),
-                               self.block, unit_in=1, unit_out=self.hop):
-            ready = torch.cat([last, piece.cpu()])
-            last = ready[-self.hop:]
-            done += len(ready) - len(last)
-            yield ready[:-self.hop]
-        yield last[:num_samples() - done]
+        condition, ended, done = self.condition(speaker), False, 0
+
+        def codes() -> Iterator[Tensor]:
+            nonlocal ended
+            for block in blocks:
+                yield torch.from_numpy(block)[None]
+            ended = True
+
+        left, right = decoder_halo(self.fields[1])
+        wait = 0 if right else 1  # one step at least stays behind until the end is known, to be cropped
+        if self.block < left + right:
+            parts = [*self.model.decoder_parts(condition), (nn.Identity(), Field(right=Fraction(wait * self.hop)))]
+            stream = partwise(codes(), parts, self.block, unit=1)
+        else:
+            decode = partial(self.model.decode, condition=condition)
+            stream = blockwise(codes(), decode, (left, right + wait), self.block, unit_in=1, unit_out=self.hop)
+        for block in stream:
+            piece = block[0, 0].cpu()
+            yield piece[:num_samples() - done] if ended else piece
+            done += len(piece)
 
     def condition(self, speaker: str | None) -> Condition:
         """What the decoder is told for a speaker's name; None is "unknown"."""

@@ -14,13 +14,13 @@ from pydantic import Discriminator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiovae.audio.features import centre, overlap_add
+from audiovae.audio.features import InverseSTFT
 from audiovae.autoregressive import PixelCNNDecoder
-from audiovae.config import Config, Count
+from audiovae.config import Config, Count, Steps
 from audiovae.errors import ConfigError
-from audiovae.nn.conv import SameConv, Upsample
+from audiovae.nn.conv import SameConv, Upsample, is_causal
 from audiovae.nn.convnext import ConvNeXtStack
-from audiovae.nn.field import Field, compose
+from audiovae.nn.field import Field, Part, compose
 from audiovae.nn.mlp import Activation, perceptron
 from audiovae.nn.pixelcnn import GatedPixelCNN
 from audiovae.nn.resnet import ResidualStack
@@ -38,15 +38,16 @@ class StridedDecoder(nn.Module):
     autoregressive = False
 
     def __init__(self, dims: int, channels_in: int, channels_out: int, strides: tuple[int, ...], width: int,
-                 depth: int = 2, growth: int = 3, hidden: int | None = None, condition_dim: int = 0):
+                 depth: int = 2, growth: int = 3, hidden: int | None = None, condition_dim: int = 0,
+                 causal: bool = False):
         super().__init__()
         self.dims, self.channels_in, self.hop = dims, channels_in, prod(strides)
-        self.into = SameConv(dims, channels_in, width, kernel=3)
+        self.into = SameConv(dims, channels_in, width, kernel=3, causal=causal)
         self.stacks = nn.ModuleList(
-            ResidualStack(dims, width, depth, growth, hidden, reverse=True, condition_dim=condition_dim)
+            ResidualStack(dims, width, depth, growth, hidden, reverse=True, condition_dim=condition_dim, causal=causal)
             for _ in strides)
         last = len(strides) - 1
-        self.ups = nn.ModuleList(Upsample(dims, width, width if i < last else channels_out, stride)
+        self.ups = nn.ModuleList(Upsample(dims, width, width if i < last else channels_out, stride, causal)
                                  for i, stride in enumerate(strides))
         layers = [self.into, *(part for pair in zip(self.stacks, self.ups, strict=True) for part in pair)]
         self.field: Field = compose(*(layer.field for layer in layers))  # type: ignore[misc]
@@ -57,6 +58,12 @@ class StridedDecoder(nn.Module):
         for stack, up in zip(self.stacks, self.ups, strict=True):
             h = up(stack(h, vector))
         return h
+
+    def parts(self, vector: Tensor | None = None) -> list[Part]:
+        """What the decoder is made of, first to last: for a stream, which runs each over what is new to it."""
+        return [(self.into, self.into.field),
+                *(part for stack, up in zip(self.stacks, self.ups, strict=True)
+                  for part in [*stack.parts(vector), (up, up.field)])]  # type: ignore[operator]
 
 
 class MLPDecoder(nn.Module):
@@ -107,7 +114,11 @@ class SpectralDecoder(nn.Module):
     A latent step gives ``frames`` inverse Fourier frames of n_fft samples, centred on their share of its hop,
     and overlap-added. Shapes: z (B, D, L), vector (B, E) or None -> (B, 1, L * hop).
 
-    Raises ConfigError when ``frames`` does not divide the hop.
+    With a ``lookahead`` the stack reads that many latent steps ahead, 0 for none, and every frame ends with its
+    share of the hop. The overlap, n_fft less that share, is what samples then wait for: a frame that began with
+    it instead would have to foretell sound that no encoder has heard.
+
+    Raises ConfigError when ``frames`` does not divide the hop, or for a lookahead that the stack cannot have.
 
     >>> SpectralDecoder(channels_in=64, width=32, depth=1)(torch.zeros(1, 64, 50)).shape
     torch.Size([1, 1, 16000])
@@ -117,26 +128,36 @@ class SpectralDecoder(nn.Module):
     MAX_LOG_MAGNITUDE = 6.0  # e^6 in one bin is far above full scale; the bound keeps early training finite
 
     def __init__(self, channels_in: int, hop: int = 320, n_fft: int = 640, frames: int = 1, width: int = 256,
-                 depth: int = 6, kernel: int = 7, condition_dim: int = 0):
+                 depth: int = 6, kernel: int = 7, condition_dim: int = 0, lookahead: int | None = None):
         super().__init__()
         if hop % frames:
             raise ConfigError(f"SpectralDecoder wants frames that divide its hop {hop}, got {frames}.")
-        self.channels_in, self.hop, self.n_fft, self.frame_hop = channels_in, hop, n_fft, hop // frames
+        self.channels_in, self.hop, self.n_fft = channels_in, hop, n_fft
         self.into = nn.Linear(channels_in, width)
-        self.stack = ConvNeXtStack(1, width, depth, kernel=kernel, condition_dim=condition_dim)
+        self.stack = ConvNeXtStack(1, width, depth, kernel=kernel, condition_dim=condition_dim, lookahead=lookahead)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, frames * (n_fft + 2))
-        padding = centre("SpectralDecoder", n_fft, self.frame_hop)
-        self.field = compose(self.stack.field, Field.transposed(frames, frames),
-                             Field.transposed(n_fft, self.frame_hop, padding))
+        self.inverse = InverseSTFT(n_fft, hop // frames, ahead=None if lookahead is None else 0)
+        self.end = Field.transposed(frames, frames).then(self.inverse.field)
+        self.field = self.stack.field.then(self.end)
 
     def forward(self, z: Tensor, vector: Tensor | None = None) -> Tensor:
         check("SpectralDecoder", z, self.channels_in, dims=1, letter="D")
-        h = self.head(self.norm(self.stack(self.into(z.transpose(1, 2)), vector)))
-        log_magnitude, phase = h.float().view(len(z), -1, self.n_fft + 2).chunk(2, dim=-1)
-        spectrum = torch.polar(log_magnitude.clamp(max=self.MAX_LOG_MAGNITUDE).exp(), phase)
-        frames = torch.fft.irfft(spectrum, self.n_fft)
-        return overlap_add(frames.transpose(1, 2), self.frame_hop)
+        return self._out(self.stack(self._into(z), vector))
+
+    def parts(self, vector: Tensor | None = None) -> list[Part]:
+        """What the decoder is made of, first to last: for a stream, which runs each over what is new to it."""
+        return [(lambda z: self._into(z).transpose(1, 2), Field()), *self.stack.parts(vector),
+                (lambda h: self._out(h.transpose(1, 2)), self.end)]
+
+    def _into(self, z: Tensor) -> Tensor:
+        return self.into(z.transpose(1, 2))
+
+    def _out(self, h: Tensor) -> Tensor:
+        """What the stack gives, (B, L, width), to samples (B, 1, L * hop)."""
+        h = self.head(self.norm(h))
+        log_magnitude, phase = h.float().view(len(h), -1, self.n_fft + 2).chunk(2, dim=-1)
+        return self.inverse(log_magnitude.clamp(max=self.MAX_LOG_MAGNITUDE).exp(), phase)
 
 
 @dataclass(frozen=True)
@@ -146,10 +167,11 @@ class StridedDecoderConfig(Config):
     width: Count = 64
     depth: Count = 3
     growth: Count = 3
+    lookahead: Steps | None = None
 
     def build(self, data: DataSpec, channels_in: int, channels_out: int, condition_dim: int) -> StridedDecoder:
         return StridedDecoder(data.dims, channels_in, channels_out, self.strides, self.width, self.depth,
-                              self.growth, condition_dim=condition_dim)
+                              self.growth, condition_dim=condition_dim, causal=is_causal(self.lookahead))
 
 
 @dataclass(frozen=True)
@@ -161,13 +183,14 @@ class SpectralDecoderConfig(Config):
     width: Count = 256
     depth: Count = 6
     kernel: Count = 7
+    lookahead: Steps | None = None
 
     def build(self, data: DataSpec, channels_in: int, channels_out: int, condition_dim: int) -> SpectralDecoder:
         if data.sample_rate is None or channels_out != 1:
             raise ConfigError(f"decoder 'spectral' gives one waveform, but {channels_out} parameter channels "
                               f"are wanted for {data}: take a likelihood with one parameter, or 'strided'.")
         return SpectralDecoder(channels_in, self.hop, self.n_fft, self.frames, self.width, self.depth, self.kernel,
-                               condition_dim)
+                               condition_dim, self.lookahead)
 
 
 @dataclass(frozen=True)

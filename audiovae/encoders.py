@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiovae.audio.features import LogMel
-from audiovae.config import Config, Count, Weight
+from audiovae.config import Config, Count, Steps, Weight
 from audiovae.errors import ConfigError
-from audiovae.nn.conv import Downsample, SameConv
+from audiovae.nn.conv import Downsample, SameConv, is_causal
 from audiovae.nn.convnext import ConvNeXtStack
-from audiovae.nn.field import Field, compose
+from audiovae.nn.field import Field, Part, compose
 from audiovae.nn.mlp import Activation, perceptron
 from audiovae.nn.resnet import ResidualStack
 from audiovae.shapes import DataSpec, check, check_grid, check_size, fixed_size, grid_of
@@ -35,6 +35,7 @@ class StridedEncoder(nn.Module):
     channels, channels_out : C of the data, and what the bottleneck wants.
     strides : even strides, first to last; their product is the hop.
     width, depth, growth : channels, blocks per stride, base of the dilations.
+    causal : whether a latent step reads nothing after its own hop.
 
     Raises ShapeError when a grid axis is not a multiple of the hop.
 
@@ -44,14 +45,15 @@ class StridedEncoder(nn.Module):
     """
 
     def __init__(self, dims: int, channels: int, channels_out: int, strides: tuple[int, ...], width: int,
-                 depth: int = 2, growth: int = 3, hidden: int | None = None, condition_dim: int = 0):
+                 depth: int = 2, growth: int = 3, hidden: int | None = None, condition_dim: int = 0,
+                 causal: bool = False):
         super().__init__()
         self.dims, self.channels, self.hop = dims, channels, prod(strides)
         layers: list[nn.Module] = []
         for i, stride in enumerate(strides):
-            layers += [Downsample(dims, width if i else channels, width, stride),
-                       ResidualStack(dims, width, depth, growth, hidden, condition_dim=condition_dim)]
-        layers.append(SameConv(dims, width, channels_out, kernel=3))
+            layers += [Downsample(dims, width if i else channels, width, stride, causal),
+                       ResidualStack(dims, width, depth, growth, hidden, condition_dim=condition_dim, causal=causal)]
+        layers.append(SameConv(dims, width, channels_out, kernel=3, causal=causal))
         self.layers = nn.Sequential(*layers)
         self.field: Field = compose(*(layer.field for layer in layers))  # type: ignore[misc]
 
@@ -61,6 +63,13 @@ class StridedEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x, vector) if isinstance(layer, ResidualStack) else layer(x)
         return x
+
+    def parts(self, vector: Tensor | None = None) -> list[Part]:
+        """What the encoder is made of, first to last: for a stream, which runs each over what is new to it."""
+        parts: list[Part] = []
+        for layer in self.layers:
+            parts += layer.parts(vector) if isinstance(layer, ResidualStack) else [(layer, layer.field)]  # type: ignore
+        return parts
 
 
 class SpectralEncoder(nn.Module):
@@ -72,8 +81,12 @@ class SpectralEncoder(nn.Module):
     mean_seconds : if not 0, every mel band is read relative to its mean over this stretch around it, which
         takes the average timbre of voice and room off. A mean over a stretch, unlike one over the whole
         recording (instance normalisation), keeps the receptive field finite: chunked = whole.
+    lookahead : latent steps that the stack may look ahead, its frames ending with their hop; 0 reads nothing
+        after the step's own hop. None: as far ahead as behind, frames centred.
 
     Shapes: x (B, 1, T) -> (B, channels_out, T / hop).
+
+    Raises ConfigError for a lookahead that the stack cannot have, or beside ``mean_seconds``.
 
     >>> encoder = SpectralEncoder(16000, channels_out=64, width=32, depth=1)
     >>> encoder(torch.zeros(1, 1, 16000)).shape, encoder.hop
@@ -82,27 +95,43 @@ class SpectralEncoder(nn.Module):
 
     def __init__(self, sample_rate: int, channels_out: int, n_fft: int = 640, mel_hop: int = 160,
                  num_mels: int = 80, frames: int = 2, width: int = 256, depth: int = 4, kernel: int = 7,
-                 mean_seconds: float = 0.0, condition_dim: int = 0):
+                 mean_seconds: float = 0.0, condition_dim: int = 0, lookahead: int | None = None):
         super().__init__()
+        if mean_seconds and lookahead is not None:
+            raise ConfigError("SpectralEncoder takes a mean over seconds on both sides, or a lookahead, not both: "
+                              "set mean_seconds to 0.")
         self.hop, self.frames = mel_hop * frames, frames
-        self.mel = LogMel(sample_rate, n_fft=n_fft, hop=mel_hop, num_mels=num_mels)
+        self.mel = LogMel(sample_rate, n_fft=n_fft, hop=mel_hop, num_mels=num_mels,
+                          ahead=None if lookahead is None else 0)
         self.reach = round(mean_seconds * sample_rate / mel_hop / 2)  # frames on either side
         self.into = nn.Linear(num_mels * frames, width)
-        self.stack = ConvNeXtStack(1, width, depth, kernel=kernel, condition_dim=condition_dim)
+        self.stack = ConvNeXtStack(1, width, depth, kernel=kernel, condition_dim=condition_dim, lookahead=lookahead)
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, channels_out)
-        self.field = compose(self.mel.field, Field.conv(2 * self.reach + 1, padding=self.reach),
-                             Field.conv(frames, stride=frames), self.stack.field)
+        self.front = compose(self.mel.field, Field.conv(2 * self.reach + 1, padding=self.reach),
+                             Field.conv(frames, stride=frames))
+        self.field = self.front.then(self.stack.field)
 
     def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
         check("SpectralEncoder", x, channels=1, dims=1)
         check_grid("SpectralEncoder", x, self.hop)
+        return self._out(self.stack(self._into(x), vector))
+
+    def parts(self, vector: Tensor | None = None) -> list[Part]:
+        """What the encoder is made of, first to last: for a stream, which runs each over what is new to it."""
+        return [(lambda x: self._into(x).transpose(1, 2), self.front), *self.stack.parts(vector),
+                (lambda h: self._out(h.transpose(1, 2)), Field())]
+
+    def _into(self, x: Tensor) -> Tensor:
+        """Samples (B, 1, T) to what the stack reads, (B, L, width)."""
         mel = self.mel(x)
         if self.reach:
             mel = mel - F.avg_pool1d(mel, 2 * self.reach + 1, 1, self.reach, count_include_pad=False)
         h = mel.transpose(1, 2)
-        h = self.into(h.reshape(len(h), -1, self.into.in_features))
-        return self.out(self.norm(self.stack(h, vector))).transpose(1, 2)
+        return self.into(h.reshape(len(h), -1, self.into.in_features))
+
+    def _out(self, h: Tensor) -> Tensor:
+        return self.out(self.norm(h)).transpose(1, 2)
 
 
 class MLPEncoder(nn.Module):
@@ -157,10 +186,11 @@ class StridedEncoderConfig(Config):
     width: Count = 64
     depth: Count = 3
     growth: Count = 3
+    lookahead: Steps | None = None
 
     def build(self, data: DataSpec, channels_out: int, condition_dim: int = 0) -> StridedEncoder:
         return StridedEncoder(data.dims, data.channels, channels_out, self.strides, self.width, self.depth,
-                              self.growth, condition_dim=condition_dim)
+                              self.growth, condition_dim=condition_dim, causal=is_causal(self.lookahead))
 
 
 @dataclass(frozen=True)
@@ -174,12 +204,14 @@ class SpectralEncoderConfig(Config):
     depth: Count = 4
     kernel: Count = 7
     mean_seconds: Weight = 0.0
+    lookahead: Steps | None = None
 
     def build(self, data: DataSpec, channels_out: int, condition_dim: int = 0) -> SpectralEncoder:
         if data.sample_rate is None or data.channels != 1:
             raise ConfigError(f"encoder 'spectral' wants mono audio, got {data}: take encoder 'strided'.")
         return SpectralEncoder(data.sample_rate, channels_out, self.n_fft, self.mel_hop, self.num_mels,
-                               self.frames, self.width, self.depth, self.kernel, self.mean_seconds, condition_dim)
+                               self.frames, self.width, self.depth, self.kernel, self.mean_seconds, condition_dim,
+                               self.lookahead)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 One framing everywhere: frame f is centred on its own hop, that is on samples [f*hop, (f+1)*hop), and the
 waveform is zero outside its ends. So T samples give ceil(T / hop) frames, and a frame depends on nothing
-beyond ``(size - hop) / 2`` samples around its hop.
+beyond ``(size - hop) / 2`` samples around its hop. Told how many samples it may reach ``ahead`` of its hop, a
+frame takes the rest of its window from before: with 0 it ends with its hop, as a stream wants it.
 """
 
 import math
@@ -26,11 +27,13 @@ class STFT(nn.Module):
     n_fft : length of the Fourier transform in samples; F = n_fft // 2 + 1 bins.
     hop : samples from one frame to the next.
     size : samples under the window, zero padded to ``n_fft`` (None: n_fft).
+    ahead : samples that a frame reaches beyond the end of its hop (None: centred).
 
     Shapes: x (..., T) -> (..., L, F) with L = ceil(T / hop), frames before bins as the FFT leaves them.
     Bin k of a frame has its phase relative to the frame's first sample, ``field.left`` before its hop.
 
-    Raises ConfigError when frames cannot be centred (size - hop odd or negative), ShapeError on no samples.
+    Raises ConfigError when frames cannot be centred (size - hop odd or negative) or do not reach so far ahead,
+    ShapeError on no samples.
 
     >>> stft = STFT(n_fft=512, hop=128)
     >>> stft(torch.zeros(2, 1000)).shape, stft.power(torch.zeros(1000)).shape
@@ -39,10 +42,10 @@ class STFT(nn.Module):
 
     window: Tensor
 
-    def __init__(self, n_fft: int, hop: int, size: int | None = None):
+    def __init__(self, n_fft: int, hop: int, size: int | None = None, ahead: int | None = None):
         super().__init__()
         self.n_fft, self.hop, self.size = n_fft, hop, n_fft if size is None else size
-        self.padding = centre("STFT", self.size, hop)
+        self.padding = before("STFT", self.size, hop, ahead)
         if self.size > n_fft:
             raise ConfigError(f"STFT wants a window of at most n_fft={n_fft} samples, got {size}.")
         self.register_buffer("window", torch.hann_window(self.size), persistent=False)
@@ -68,7 +71,7 @@ class STFT(nn.Module):
         length = x.shape[-1]
         if length == 0:
             raise ShapeError(f"STFT wants at least one sample, got {tuple(x.shape)}.")
-        right = -length % self.hop + self.padding
+        right = -length % self.hop + self.size - self.hop - self.padding
         return F.pad(x.reshape(-1, length), (self.padding, right))
 
 
@@ -84,6 +87,7 @@ class LogMel(nn.Module):
     sample_rate, low, high : Hz; ``high`` None means half the sample rate.
     n_fft, hop, num_mels : samples, samples, M.
     scale, offset, floor : of the value above; with scale 1 it is in nats of power.
+    ahead : samples that a frame reaches beyond the end of its hop (None: centred).
 
     Shapes: (B, 1, T) -> (B, M, L), L = ceil(T / hop), exactly T / hop when hop divides T.
 
@@ -97,9 +101,9 @@ class LogMel(nn.Module):
 
     def __init__(self, sample_rate: int, n_fft: int = 1024, hop: int = 256, num_mels: int = 80,
                  low: float = 0.0, high: float | None = None, scale: float = 0.25, offset: float = 1.0,
-                 floor: float = 1e-6):
+                 floor: float = 1e-6, ahead: int | None = None):
         super().__init__()
-        self.stft = STFT(n_fft, hop)
+        self.stft = STFT(n_fft, hop, ahead=ahead)
         self.scale, self.offset, self.floor = scale, offset, floor
         bands = mel_bands(sample_rate, n_fft, num_mels, low, sample_rate / 2 if high is None else high)
         self.register_buffer("bands", bands, persistent=False)
@@ -130,11 +134,33 @@ def mel_bands(sample_rate: int, n_fft: int, num_mels: int, low: float, high: flo
     return bands.float()
 
 
-def overlap_add(frames: Tensor, hop: int) -> Tensor:
+class InverseSTFT(nn.Module):
+    """Magnitude and phase of plain frames back to samples: each transformed back, then laid by :func:`overlap_add`.
+
+    Shapes: magnitude, phase (B, L, F = n_fft // 2 + 1) -> (B, 1, L * hop).
+
+    Raises ConfigError where frames cannot be placed as asked.
+
+    >>> InverseSTFT(n_fft=640, hop=320)(torch.ones(2, 7, 321), torch.zeros(2, 7, 321)).shape
+    torch.Size([2, 1, 2240])
+    """
+
+    def __init__(self, n_fft: int, hop: int, ahead: int | None = None):
+        super().__init__()
+        self.n_fft, self.hop, self.ahead = n_fft, hop, ahead
+        self.padding = before("InverseSTFT", n_fft, hop, ahead)
+        self.field = Field.transposed(n_fft, hop, self.padding)
+
+    def forward(self, magnitude: Tensor, phase: Tensor) -> Tensor:
+        frames = torch.fft.irfft(torch.polar(magnitude, phase), self.n_fft)
+        return overlap_add(frames.transpose(1, 2), self.hop, self.ahead)
+
+
+def overlap_add(frames: Tensor, hop: int, ahead: int | None = None) -> Tensor:
     """Frames laid over each other under a periodic Hann window, divided by the sum of the windows.
 
-    The inverse of cutting a waveform into plain frames centred on their hop, exact up to its very ends,
-    and so of the real Fourier transform of such frames.
+    The inverse of cutting a waveform into plain frames, centred on their hop or reaching ``ahead`` of it, exact
+    up to its very ends, and so of the real Fourier transform of such frames.
 
     Shapes: frames (B, size, L) -> (B, 1, L * hop). Sample t depends on the frames that reach it, no other.
 
@@ -145,7 +171,7 @@ def overlap_add(frames: Tensor, hop: int) -> Tensor:
     tensor([1., 1.])
     """
     size, length = frames.shape[1:]
-    padding = centre("overlap_add", size, hop)
+    padding = before("overlap_add", size, hop, ahead)
     if size < 2 * hop:
         raise ConfigError(f"overlap_add wants frames of at least twice the hop {hop}, got {size} samples.")
     window = torch.hann_window(size, dtype=frames.dtype, device=frames.device)
@@ -155,12 +181,17 @@ def overlap_add(frames: Tensor, hop: int) -> Tensor:
     return (summed / _lay(ones, window, hop)[:, inside]).unsqueeze(1)
 
 
-def centre(owner: str, size: int, hop: int) -> int:
-    """Samples that a frame of ``size`` reaches beyond each side of its hop."""
-    if hop < 1 or size < hop or (size - hop) % 2:
-        raise ConfigError(f"{owner} wants frames centred on their hop, so size - hop even and not negative; "
-                          f"got size {size}, hop {hop}.")
-    return (size - hop) // 2
+def before(owner: str, size: int, hop: int, ahead: int | None = None) -> int:
+    """Samples that a frame of ``size`` reaches before its hop: as many as after it, or what ``ahead`` leaves."""
+    if ahead is None:
+        if hop < 1 or size < hop or (size - hop) % 2:
+            raise ConfigError(f"{owner} wants frames centred on their hop, so size - hop even and not negative; "
+                              f"got size {size}, hop {hop}.")
+        return (size - hop) // 2
+    if hop < 1 or not 0 <= ahead <= size - hop:
+        raise ConfigError(f"{owner} wants frames that hold their hop and reach at most size - hop ahead of it; "
+                          f"got size {size}, hop {hop}, {ahead} ahead.")
+    return size - hop - ahead
 
 
 def _cut(x: Tensor, window: Tensor, hop: int) -> Tensor:

@@ -5,6 +5,7 @@ codes a VQ-VAE (van den Oord 2017); told a label, its decoder makes it condition
 """
 
 from dataclasses import dataclass
+from functools import partial
 from math import lcm
 from typing import Literal
 
@@ -22,6 +23,7 @@ from audiovae.decoders import Decoder, DecoderConfig, SpectralDecoderConfig, vec
 from audiovae.encoders import Encoder, EncoderConfig, SpectralEncoderConfig, vector_encoder
 from audiovae.errors import ConfigError, ShapeError
 from audiovae.likelihoods import GaussianConfig, Likelihood, LikelihoodConfig
+from audiovae.nn.field import Field, Part
 from audiovae.shapes import Condition, DataSpec, Output, fixed_size, grid_of
 
 
@@ -126,7 +128,10 @@ class Autoencoder(nn.Module):
         ``stages`` asks a residual quantizer for its first codes only.
         """
         vector = self._vector(condition, len(x)) if self.told_encoder else None
-        h = self.encoder(x, vector)
+        return self.quantize(self.encoder(x, vector), stages)
+
+    def quantize(self, h: Tensor, stages: int | None = None) -> Tensor:
+        """The bottleneck's half of :meth:`encode`: what the encoder gave to codes or parameters."""
         if stages is None:
             return self.bottleneck.encode(h)
         if not isinstance(self.bottleneck, ResidualQuantizer):
@@ -137,6 +142,16 @@ class Autoencoder(nn.Module):
                generator: torch.Generator | None = None) -> Tensor:
         """What :meth:`encode` gave back to data, as :meth:`generate` does."""
         return self.generate(self.bottleneck.decode(codes), condition, generator)
+
+    def encoder_parts(self, stages: int | None = None) -> list[Part]:
+        """:meth:`encode` as functions one after the other, each with its field: what a stream runs through."""
+        vector = self._vector(None, 1) if self.told_encoder else None
+        return [*self.encoder.parts(vector), (partial(self.quantize, stages=stages), Field())]  # type: ignore[union-attr]
+
+    def decoder_parts(self, condition: Condition | None = None) -> list[Part]:
+        """:meth:`decode` as functions one after the other, each with its field: what a stream runs through."""
+        parts = self.decoder.parts(self._vector(condition, 1))  # type: ignore[union-attr]
+        return [(self.bottleneck.decode, Field()), *parts, (self.likelihood.mean, Field())]
 
     def reconstruct(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """Data (B, C, *grid) through both halves: what the model makes of it."""

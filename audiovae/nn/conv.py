@@ -1,7 +1,11 @@
-"""Convolutions that keep the grid: output length is input length over stride, for every layer here."""
+"""Convolutions that keep the grid: output length is input length over stride, for every layer here.
+
+A causal one, in one dimension, reads nothing after the hop that an output stands for.
+"""
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from audiovae.errors import ConfigError
 from audiovae.nn.field import Field
@@ -19,16 +23,18 @@ class SameConv(nn.Module):
     torch.Size([1, 8, 50])
     """
 
-    def __init__(self, dims: int, channels: int, channels_out: int, kernel: int = 1, dilation: int = 1):
+    def __init__(self, dims: int, channels: int, channels_out: int, kernel: int = 1, dilation: int = 1,
+                 causal: bool = False):
         super().__init__()
         if kernel % 2 == 0:
             raise ConfigError(f"SameConv wants an odd kernel, got {kernel}.")
         padding = dilation * (kernel // 2)
-        self.conv = CONV[dims](channels, channels_out, kernel, padding=padding, dilation=dilation)
-        self.field = Field.conv(kernel, dilation=dilation, padding=padding)
+        self.past = _past(dims, causal, 2 * padding)
+        self.conv = CONV[dims](channels, channels_out, kernel, padding=0 if causal else padding, dilation=dilation)
+        self.field = Field.conv(kernel, dilation=dilation, padding=self.past or padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+        return self.conv(F.pad(x, (self.past, 0)) if self.past else x)
 
 
 class Downsample(nn.Module):
@@ -38,14 +44,16 @@ class Downsample(nn.Module):
     torch.Size([1, 8, 16])
     """
 
-    def __init__(self, dims: int, channels: int, channels_out: int, stride: int):
+    def __init__(self, dims: int, channels: int, channels_out: int, stride: int, causal: bool = False):
         super().__init__()
         _even(stride)
-        self.conv = CONV[dims](channels, channels_out, 2 * stride, stride=stride, padding=stride // 2)
-        self.field = Field.conv(2 * stride, stride, padding=stride // 2)
+        self.past = _past(dims, causal, stride)
+        padding = 0 if causal else stride // 2
+        self.conv = CONV[dims](channels, channels_out, 2 * stride, stride=stride, padding=padding)
+        self.field = Field.conv(2 * stride, stride, padding=self.past or padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+        return self.conv(F.pad(x, (self.past, 0)) if self.past else x)
 
 
 class Upsample(nn.Module):
@@ -55,14 +63,17 @@ class Upsample(nn.Module):
     torch.Size([1, 4, 8, 8])
     """
 
-    def __init__(self, dims: int, channels: int, channels_out: int, stride: int):
+    def __init__(self, dims: int, channels: int, channels_out: int, stride: int, causal: bool = False):
         super().__init__()
         _even(stride)
-        self.conv = TRANSPOSED[dims](channels, channels_out, 2 * stride, stride=stride, padding=stride // 2)
-        self.field = Field.transposed(2 * stride, stride, padding=stride // 2)
+        self.future = _past(dims, causal, stride)  # what the last input gives beyond its own hop
+        padding = 0 if causal else stride // 2
+        self.conv = TRANSPOSED[dims](channels, channels_out, 2 * stride, stride=stride, padding=padding)
+        self.field = Field.transposed(2 * stride, stride, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+        y = self.conv(x)
+        return y[..., :-self.future] if self.future else y
 
 
 class FiLM(nn.Module):
@@ -85,3 +96,22 @@ class FiLM(nn.Module):
 def _even(stride: int) -> None:
     if stride < 2 or stride % 2:
         raise ConfigError(f"strides want even numbers of at least 2, so that grids stay aligned, got {stride}.")
+
+
+def is_causal(lookahead: int | None) -> bool:
+    """Whether a strided stack is causal; ConfigError for a lookahead between none at all and both sides alike.
+
+    >>> is_causal(None), is_causal(0)
+    (False, True)
+    """
+    if lookahead:
+        raise ConfigError(f"a strided stack knows lookahead 0 (causal) or none set, got {lookahead}: take 'spectral' "
+                          "for steps in between.")
+    return lookahead == 0
+
+
+def _past(dims: int, causal: bool, size: int) -> int:
+    """Entries before the first that a causal layer takes as 0; ConfigError for pictures, which have no past."""
+    if causal and dims != 1:
+        raise ConfigError(f"a causal convolution wants one grid axis, time, got {dims}: set lookahead to None.")
+    return size if causal else 0

@@ -4,8 +4,11 @@ This is what lets a codec cut a recording into blocks with a halo and get what t
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,6 @@ def compose(*fields: Field) -> Field:
     for field in fields:
         total = total.then(field)
     return total
+
+
+Part = tuple[Callable[[Tensor], Tensor], Field]  # a function of (B, C, n) along time, and what it reads

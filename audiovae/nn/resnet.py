@@ -1,10 +1,12 @@
 """Residual stacks with growing dilation, as in Jukebox (Dhariwal 2020, section 3 and appendix B)."""
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiovae.nn.conv import FiLM, SameConv
-from audiovae.nn.field import Field, compose
+from audiovae.nn.field import Field, Part, compose
 
 
 class ResidualBlock(nn.Module):
@@ -13,9 +15,10 @@ class ResidualBlock(nn.Module):
     Shapes: x (B, C, *grid), vector (B, E) or None -> (B, C, *grid).
     """
 
-    def __init__(self, dims: int, width: int, hidden: int, dilation: int, condition_dim: int = 0):
+    def __init__(self, dims: int, width: int, hidden: int, dilation: int, condition_dim: int = 0,
+                 causal: bool = False):
         super().__init__()
-        self.inner = SameConv(dims, width, hidden, kernel=3, dilation=dilation)
+        self.inner = SameConv(dims, width, hidden, kernel=3, dilation=dilation, causal=causal)
         self.outer = SameConv(dims, hidden, width)
         self.film = FiLM(condition_dim, hidden) if condition_dim else None
         self.field = self.inner.field
@@ -36,16 +39,20 @@ class ResidualStack(nn.Module):
     """
 
     def __init__(self, dims: int, width: int, depth: int, growth: int, hidden: int | None = None,
-                 reverse: bool = False, condition_dim: int = 0):
+                 reverse: bool = False, condition_dim: int = 0, causal: bool = False):
         super().__init__()
         dilations = [growth**d for d in range(depth)]
         if reverse:
             dilations.reverse()
         self.blocks = nn.ModuleList(
-            ResidualBlock(dims, width, hidden or width, d, condition_dim) for d in dilations)
+            ResidualBlock(dims, width, hidden or width, d, condition_dim, causal) for d in dilations)
         self.field: Field = compose(*(block.field for block in self.blocks))  # type: ignore[misc]
 
     def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
         for block in self.blocks:
             x = block(x, vector)
         return x
+
+    def parts(self, vector: Tensor | None = None) -> list[Part]:
+        """Its blocks one by one."""
+        return [(partial(block, vector=vector), block.field) for block in self.blocks]  # type: ignore[misc]
