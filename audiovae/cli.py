@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a model from a TOML file; stop with Ctrl-C, go on with --resume",
     "encode": "recordings to discrete codes",
     "decode": "codes back to recordings",
+    "export": "a codec's encoder and decoder as ONNX or torch.export programs, checked against it",
     "convert": "say it in another voice",
     "evaluate": "measure a model: quality, bit rate and speed of audio, likelihood and samples of pictures",
     "curve": "train a recipe once for each β, and draw distortion over rate",

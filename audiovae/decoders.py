@@ -156,7 +156,7 @@ class SpectralDecoder(nn.Module):
     def _out(self, h: Tensor) -> Tensor:
         """What the stack gives, (B, L, width), to samples (B, 1, L * hop)."""
         h = self.head(self.norm(h))
-        log_magnitude, phase = h.float().view(len(h), -1, self.n_fft + 2).chunk(2, dim=-1)
+        log_magnitude, phase = h.float().view(h.shape[0], -1, self.n_fft + 2).chunk(2, dim=-1)
         return self.inverse(log_magnitude.clamp(max=self.MAX_LOG_MAGNITUDE).exp(), phase)
 
 

@@ -128,7 +128,7 @@ class SpectralEncoder(nn.Module):
         if self.reach:
             mel = mel - F.avg_pool1d(mel, 2 * self.reach + 1, 1, self.reach, count_include_pad=False)
         h = mel.transpose(1, 2)
-        return self.into(h.reshape(len(h), -1, self.into.in_features))
+        return self.into(h.reshape(h.shape[0], -1, self.into.in_features))
 
     def _out(self, h: Tensor) -> Tensor:
         return self.out(self.norm(h)).transpose(1, 2)

@@ -49,6 +49,10 @@ class ExtraError(AudiovaeError, ImportError):
     """An optional package that is not installed; the message says which extra brings it."""
 
 
+class ExportError(AudiovaeError, RuntimeError):
+    """An exported model that does not do what the model does."""
+
+
 class OutputError(AudiovaeError, OSError):
     """An output that cannot be written: a read-only folder, a full disk, a name already taken."""
 

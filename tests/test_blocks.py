@@ -1,12 +1,15 @@
 """Cut anywhere = whole, for any function that looks no further than its halo."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from audiovae.blocks import blockwise, decoder_halo, encoder_halo
+from audiovae.blocks import blockwise, decoder_halo, encoder_halo, partwise
 from audiovae.decoders import SpectralDecoder, StridedDecoder
 from audiovae.encoders import SpectralEncoder, StridedEncoder
+from audiovae.nn.field import Field
 
 
 def smooth(x):
@@ -71,6 +74,50 @@ def test_decoders_in_blocks_equal_the_whole(decoder):
     z = torch.randn(1, 4, 97)
     result = torch.cat(list(blockwise([z], decoder, decoder_halo(decoder.field), 10, 1, decoder.hop)), -1)
     torch.testing.assert_close(result, decoder(z), atol=1e-5, rtol=1e-5)
+
+
+PARTWISE = {
+    "strided encoder": (StridedEncoder(1, 1, 4, strides=(4, 2), width=6), 8, 1),
+    "spectral encoder": (SpectralEncoder(16000, 4, n_fft=64, mel_hop=16, num_mels=8, width=8, depth=2), 32, 1),
+    "strided decoder": (StridedDecoder(1, 4, 1, strides=(4, 2), width=6), 1, 4),
+    "spectral decoder": (SpectralDecoder(4, hop=32, n_fft=64, width=8, depth=2, frames=2), 1, 4),
+}
+
+
+@pytest.mark.parametrize("name", PARTWISE)
+@pytest.mark.parametrize("block", [1, 3, 100])
+def test_part_by_part_is_the_whole(name, block):
+    network, unit, channels = PARTWISE[name]
+    x = torch.randn(1, channels, 41 * unit)
+    pieces = x.split(cuts(x.shape[-1], torch.Generator().manual_seed(block)), dim=-1)
+    result = torch.cat(list(partwise(pieces, network.parts(), block, unit)), -1)
+    torch.testing.assert_close(result, network(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_part_whose_field_is_too_small_fails_the_same_check():
+    network, unit, channels = PARTWISE["spectral decoder"]
+    x = torch.randn(1, channels, 41)
+    parts = network.parts()
+    parts[1] = (parts[1][0], replace(parts[1][1], left=parts[1][1].left - 1))
+    result = torch.cat(list(partwise([x], parts, 1, unit)), -1)
+    assert not torch.allclose(result, network(x), atol=1e-4)
+
+
+def test_no_part_sees_more_than_its_own_halo_beside_what_is_new():
+    seen = {}
+
+    def part(number):
+        def process(x):
+            seen[number] = max(seen.get(number, 0), x.shape[-1])
+            return filtered(x)
+        return process, Field.conv(kernel=6, padding=3)
+
+    x = torch.randn(100)
+    result = torch.cat(list(partwise(x.split(1), [part(i) for i in range(5)], 1, 1)))
+    for _ in range(5):
+        x = filtered(x)
+    torch.testing.assert_close(result, x)
+    assert seen == dict.fromkeys(range(5), 6)
 
 
 def test_only_the_halo_and_a_block_are_held():

@@ -7,7 +7,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
-from audiovae.audio.features import STFT, LogMel, mel_bands, overlap_add
+from audiovae.audio.features import STFT, InverseSTFT, LogMel, mel_bands, overlap_add
 from audiovae.errors import ConfigError, ShapeError
 
 SHAPES = [(64, 16, None), (64, 20, None), (64, 10, 40), (63, 9, 33)]  # n_fft, hop, size: hop divides, or not
@@ -30,6 +30,16 @@ def test_every_frame_is_the_transform_of_the_samples_around_its_hop(n_fft, hop, 
         truth = one_frame(x[1, 2].numpy(), f, n_fft, hop, stft.size)
         np.testing.assert_allclose(stft(x)[1, 2, f].numpy(), truth, atol=1e-5)
         np.testing.assert_allclose(stft.power(x)[1, 2, f].numpy(), np.abs(truth) ** 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("ahead", [0, 5, 48])
+def test_a_frame_that_is_told_so_reaches_just_as_far_ahead_of_its_hop(ahead):
+    x, stft = torch.randn(100, dtype=torch.float64), STFT(64, 16, ahead=ahead).double()
+    padded = F.pad(x, (48 - ahead, 64))
+    for f, frame in enumerate(stft(x)):
+        truth = np.fft.rfft(padded[f * 16:f * 16 + 64].numpy() * np.hanning(65)[:64])
+        np.testing.assert_allclose(frame.numpy(), truth, atol=1e-5)
+    assert f == 6 and stft.field.right == 15 + ahead
 
 
 @pytest.mark.parametrize(("n_fft", "hop", "size"), SHAPES)
@@ -109,6 +119,16 @@ def test_frames_transformed_back_and_overlap_added_are_the_waveform_to_its_ends(
     torch.testing.assert_close(overlap_add(again.transpose(1, 2), hop)[:, 0], x, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("size", "hop", "ahead"), [(640, 320, 0), (640, 160, 0), (96, 20, 30)])
+def test_the_way_back_is_as_exact_where_frames_are_not_centred(size, hop, ahead):
+    x = torch.randn(2, 9 * hop)
+    frames = F.pad(x, (size - hop - ahead, ahead)).unfold(-1, size, hop)
+    torch.testing.assert_close(overlap_add(frames.transpose(1, 2), hop, ahead)[:, 0], x, rtol=0, atol=1e-5)
+    spectrum = torch.fft.rfft(frames)
+    again = InverseSTFT(size, hop, ahead)(spectrum.abs(), spectrum.angle())
+    torch.testing.assert_close(again[:, 0, hop:-hop], x[:, hop:-hop], rtol=0, atol=1e-4)
+
+
 def test_overlap_add_is_a_sum_over_frames_one_sample_at_a_time():
     frames, hop = torch.randn(1, 48, 6), 20
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(48) / 48)
@@ -143,6 +163,7 @@ def test_half_precision_autocast_does_not_touch_the_mel_frames():
     (lambda: STFT(64, 17), "size 64, hop 17"),
     (lambda: STFT(64, 128), "size 64, hop 128"),
     (lambda: STFT(64, 16, size=80), "at most n_fft=64"),
+    (lambda: STFT(64, 16, ahead=49), "49 ahead"),
     (lambda: LogMel(16000, 256, 64, 128), "take fewer"),
     (lambda: LogMel(16000, high=9000.0), "8000 Hz, got 0, 9000"),
     (lambda: overlap_add(torch.zeros(1, 30, 3), 20), "at least twice the hop"),

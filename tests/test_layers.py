@@ -13,7 +13,7 @@ LAYERS = [
      "discriminators", "objectives"),
     ("models",),
     ("priors",),
-    ("blocks", "checkpoint", "codes", "codec", "transcode", "convert", "latents"),
+    ("blocks", "checkpoint", "codes", "codec", "transcode", "convert", "export", "latents"),
     ("metrics", "data", "collapse", "optim", "preview", "run", "train", "report", "gallery", "evaluate",
      "evaluate_images"),
     ("cli", "commands"),

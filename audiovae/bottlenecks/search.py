@@ -40,6 +40,8 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
     mean = codebook.mean(0)
     centred = codebook - mean
     bias = centred.square().sum(1).mul_(-0.5)
+    if torch.compiler.is_compiling():  # an exported graph: its runtime plans memory itself
+        return torch.addmm(bias, x - mean, centred.t()).argmax(1)
     runs = min(max(num_codes // RUN_WIDTH, 1), RUNS)
     width = -(-num_codes // runs)
     if padding := runs * width - num_codes:

@@ -120,14 +120,14 @@ class Autoencoder(nn.Module):
 
         An autoregressive decoder also wants the data x (B, C, *data grid) that they are for.
         """
-        return self._decoded(z, self._vector(condition, len(z)), x)
+        return self._decoded(z, self._vector(condition, z.shape[0]), x)
 
     def encode(self, x: Tensor, condition: Condition | None = None, stages: int | None = None) -> Tensor:
         """Data (B, C, *grid) to codes (B, Q, *grid / hop) int64, or a continuous bottleneck's parameters.
 
         ``stages`` asks a residual quantizer for its first codes only.
         """
-        vector = self._vector(condition, len(x)) if self.told_encoder else None
+        vector = self._vector(condition, x.shape[0]) if self.told_encoder else None
         return self.quantize(self.encoder(x, vector), stages)
 
     def quantize(self, h: Tensor, stages: int | None = None) -> Tensor:
@@ -161,7 +161,7 @@ class Autoencoder(nn.Module):
                  generator: torch.Generator | None = None) -> Tensor:
         """Data (B, C, *data grid) from a latent: the likelihood's mean; drawn, where the decoder is autoregressive."""
         if self.decoder.autoregressive:
-            return self.decoder.sample(z, self._vector(condition, len(z)), self.likelihood, generator)  # type: ignore
+            return self.decoder.sample(z, self._vector(condition, z.shape[0]), self.likelihood, generator)  # type: ignore
         return self.likelihood.mean(self.params(z, condition))
 
     def sample(self, count: int, condition: Condition | None = None, temperature: float = 1.0,

@@ -89,7 +89,7 @@ class FiLM(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, h: Tensor, vector: Tensor) -> Tensor:
-        scale, shift = self.linear(vector).view(len(h), *[1] * (h.ndim - 2), -1).chunk(2, dim=-1)
+        scale, shift = self.linear(vector).view(h.shape[0], *[1] * (h.ndim - 2), -1).chunk(2, dim=-1)
         return torch.addcmul(h + shift, h, scale)
 
 
