@@ -8,7 +8,8 @@ import copy
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -184,8 +185,7 @@ def programs(codec: Codec) -> dict[str, torch.export.ExportedProgram]:
     wave = torch.zeros(2, 1, 5 * codec.hop)
     codes = torch.zeros(2, len(codec.num_codes), 5, dtype=torch.int64)
     told = {"speaker": torch.zeros(2, dtype=torch.int64)} if codec.speakers else {}
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside torch, which its users cannot mend
+    with torch.no_grad(), _quiet():
         return {
             "encoder": torch.export.export(Encoder(codec).eval(), (wave,), dynamic_shapes={
                 "waveform": {0: batch, 2: codec.hop * steps}}),
@@ -244,6 +244,14 @@ def load_onnx(path: Path, threads: int = 1) -> Graph:
     return run
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within, no warnings: those of torch about its own insides, which nobody here can mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> Graph:
     try:
         import onnxscript  # noqa: F401  what torch.onnx is built on
@@ -251,8 +259,7 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> Graph:
         raise ExtraError("ONNX wants onnx and onnxscript: pip install 'audiovae[export]'.") from None
     names = ("waveform", "codes") if path.stem == "encoder" else ("codes", "waveform")
     inputs = [names[0], "speaker"][:len(program.graph_signature.user_inputs)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         onnx = torch.onnx.export(program, input_names=inputs, output_names=[names[1]], dynamo=True, verbose=False)
     assert onnx is not None
     onnx.save(str(path), external_data=False)
@@ -260,6 +267,7 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> Graph:
 
 
 def _write_torch(program: torch.export.ExportedProgram, path: Path) -> Graph:
-    torch.export.save(program, path)
+    with _quiet():
+        torch.export.save(program, path)
     loaded = torch.export.load(path).module()
     return lambda x, *speaker: loaded(x, **dict(zip(["speaker"], speaker, strict=False)))

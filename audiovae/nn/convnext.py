@@ -4,8 +4,6 @@ A depthwise convolution looks along the grid, a two-layer perceptron mixes the c
 the work is plain matrix products, which is why these stacks are fast on a CPU at low frame rates.
 """
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,11 +39,29 @@ class ConvNeXtBlock(nn.Module):
         self.field = Field.conv(kernel, padding=kernel // 2 if self.sides is None else self.sides[0])
 
     def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
+        return self._mix(x, self._look(x), vector)
+
+    def parts(self, vector: Tensor | None = None) -> list[Part]:
+        """The block as functions of (B, C, L): a stream looks along the grid, then mixes only what is new."""
+        def look(x: Tensor) -> Tensor:
+            x = x.transpose(1, 2)
+            return torch.cat([x, self._look(x)], dim=2).transpose(1, 2)
+
+        def mix(both: Tensor) -> Tensor:
+            x, h = both.transpose(1, 2).chunk(2, dim=2)
+            return self._mix(x, h, vector).transpose(1, 2)
+
+        return [(look, self.field), (mix, Field())]
+
+    def _look(self, x: Tensor) -> Tensor:
         padded = x if self.sides is None else F.pad(x, (0, 0, *self.sides))
         # (B, L, C) seen as (B, C, 1, L) is already channels last: the convolution copies nothing.
         image = (padded.unsqueeze(1) if self.dims == 1 else padded).permute(0, 3, 1, 2)
         h = self.depthwise(image).permute(0, 2, 3, 1)
-        h = self.norm(h.squeeze(1) if self.dims == 1 else h)
+        return h.squeeze(1) if self.dims == 1 else h
+
+    def _mix(self, x: Tensor, h: Tensor, vector: Tensor | None) -> Tensor:
+        h = self.norm(h)
         if self.film is not None and vector is not None:
             h = self.film(h, vector)
         return torch.addcmul(x, self.project(F.gelu(self.expand(h))), self.scale)
@@ -87,9 +103,5 @@ class ConvNeXtStack(nn.Module):
         return x
 
     def parts(self, vector: Tensor | None = None) -> list[Part]:
-        """Its blocks one by one, as functions of (B, C, L) where ``dims`` is 1."""
-        return [(partial(_channels_first, block, vector), block.field) for block in self.blocks]  # type: ignore[misc]
-
-
-def _channels_first(block: ConvNeXtBlock, vector: Tensor | None, x: Tensor) -> Tensor:
-    return block(x.transpose(1, 2), vector).transpose(1, 2)
+        """The parts of its blocks, first to last, where ``dims`` is 1."""
+        return [part for block in self.blocks for part in block.parts(vector)]  # type: ignore[operator]
