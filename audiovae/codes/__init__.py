@@ -3,5 +3,6 @@
 from audiovae.codes.codes import Codes
 from audiovae.codes.file import CodeReader, CodeWriter
 from audiovae.codes.header import CodeHeader
+from audiovae.codes.prior import CodePrior
 
-__all__ = ["CodeHeader", "CodeReader", "CodeWriter", "Codes"]
+__all__ = ["CodeHeader", "CodePrior", "CodeReader", "CodeWriter", "Codes"]

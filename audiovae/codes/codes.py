@@ -4,7 +4,7 @@ import io
 import json
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from audiovae.codes.file import CodeReader, CodeWriter
 from audiovae.codes.header import CodeHeader
+from audiovae.codes.prior import CodePrior
 from audiovae.errors import CodeFileError, OutputError
 from audiovae.files import atomic_file
 
@@ -33,8 +34,9 @@ class Codes:
     num_codes : for each level the K of each of its Q quantizers.
     fingerprint : of the model that made them.
     label : speaker or class the decoder is told, or None.
+    prior : what their code file is coded with, and read again; None to code by counting alone.
 
-    Raises ShapeError on codes that do not fit, CodeFileError on facts that cannot be.
+    Raises ShapeError on codes that do not fit, CodeFileError on facts that cannot be or a prior of other codes.
 
     >>> import tempfile
     >>> codes = Codes((np.arange(100).reshape(2, 50),), 16000, 15900, (320,), ((1024, 1024),), "9f3c")
@@ -51,10 +53,13 @@ class Codes:
     num_codes: tuple[tuple[int, ...], ...]
     fingerprint: str
     label: str | None = None
+    prior: CodePrior | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", self.header.check_levels(self.levels))
         self.header.check_length([codes.shape[1] for codes in self.levels], self.num_samples)
+        if self.prior is not None:
+            self.prior.check(self.fingerprint, self.num_codes)
 
     @property
     def header(self) -> CodeHeader:
@@ -75,6 +80,11 @@ class Codes:
         self._write(file := io.BytesIO())
         return len(file.getbuffer()) * 8 / self.seconds / 1000
 
+    @property
+    def bits_per_code(self) -> float:
+        """Bits that the coder takes for a code on the mean, container apart; computed as :attr:`kbps` is."""
+        return self._write(io.BytesIO()).coded * 8 / sum(codes.size for codes in self.levels)
+
     def check_fingerprint(self, expected: str) -> None:
         """Raise CodeFileError, naming both, unless the model of fingerprint ``expected`` made these codes."""
         self.header.check_fingerprint(expected)
@@ -84,16 +94,19 @@ class Codes:
         self._write(path)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Codes":
-        """Read a code file or an exported ``.npz``, told apart by content; CodeFileError unless intact."""
+    def load(cls, path: str | Path, prior: CodePrior | None = None) -> "Codes":
+        """Read a code file or an exported ``.npz``, told apart by content; CodeFileError unless intact.
+
+        A file coded with a prior that does not come with audiovae wants that ``prior``, :attr:`Codec.prior`.
+        """
         with _opened(path) as file:
             if file.read(len(ZIP)) == ZIP:
                 file.seek(0)
                 return cls._from_npz(path, file)
-        with CodeReader(path) as reader:
+        with CodeReader(path, prior) as reader:
             blocks = list(reader)
             levels = tuple(np.concatenate(parts, axis=1) for parts in zip(*blocks, strict=True))
-            return cls._of(levels, reader.num_samples, reader.header)
+            return cls._of(levels, reader.num_samples, reader.header, reader.prior)
 
     def export(self, path: str | Path) -> None:
         """Write ``.npz`` or ``.npy``, by suffix, of the smallest unsigned type that holds every code.
@@ -119,10 +132,11 @@ class Codes:
                 arrays["header"] = np.array(header)
                 np.savez_compressed(temporary, **arrays)  # pyright: ignore[reportArgumentType]
 
-    def _write(self, target: str | Path | BinaryIO) -> None:
-        with CodeWriter(target, self.header) as writer:
+    def _write(self, target: str | Path | BinaryIO) -> CodeWriter:
+        with CodeWriter(target, self.header, self.prior) as writer:
             writer.write(self.levels)
             writer.finish(self.num_samples)
+        return writer
 
     @classmethod
     def _from_npz(cls, path: str | Path, file: BinaryIO) -> "Codes":
@@ -138,9 +152,10 @@ class Codes:
             raise CodeFileError(f"{path}: no codes of audiovae, or damaged ({line}).") from None
 
     @classmethod
-    def _of(cls, levels: tuple[np.ndarray, ...], num_samples: int, header: CodeHeader) -> "Codes":
+    def _of(cls, levels: tuple[np.ndarray, ...], num_samples: int, header: CodeHeader,
+            prior: CodePrior | None = None) -> "Codes":
         return cls(levels, header.sample_rate, num_samples, header.hops, header.num_codes, header.fingerprint,
-                   header.label)
+                   header.label, prior)
 
 
 def _opened(path: str | Path) -> BinaryIO:

@@ -17,14 +17,16 @@ FIRST_STRIDE = 16  # codes from one look at the counts to the next, at first; th
 class CountingModel:
     """The adaptive model of one quantizer; an encoder and a decoder each keep one, in step.
 
-    ``encode`` and ``decode`` must be called with the same stretches of codes, in the same order.
+    ``encode`` and ``decode`` must be called with the same stretches of codes, in the same order; a stretch that
+    another model coded must be told to both by ``count``.
 
     Parameters
     ----------
     num_codes : K >= 1. A single code takes no bits at all.
 
     >>> coder, codes = stream.queue.RangeEncoder(), np.array([3, 1, 3, 3, 0] * 400)
-    >>> weight = CountingModel(512).encode(coder, codes)
+    >>> weight, bits = CountingModel(512).cheapest(codes)
+    >>> CountingModel(512).encode(coder, codes, weight)
     >>> words = coder.get_compressed()
     >>> 32 * len(words) / len(codes) < 2                        # bits a code: log2 512 is 9, its entropy 1.37
     True
@@ -37,15 +39,12 @@ class CountingModel:
         self.counts = np.zeros(num_codes, dtype=np.int64)
         self.seen = 0
 
-    def encode(self, coder: stream.queue.RangeEncoder, codes: np.ndarray) -> int:
-        """Append ``codes`` (n,) to ``coder``; return the index into WEIGHTS that the decoder needs."""
-        if len(self.counts) == 1:
-            return 0
-        choice = self._cheapest(codes)
-        for part in self._strides(len(codes)):
-            coder.encode(codes[part].astype(np.int32), self._model(choice))
-            self._count(codes[part])
-        return choice
+    def encode(self, coder: stream.queue.RangeEncoder, codes: np.ndarray, choice: int) -> None:
+        """Append ``codes`` (n,) to ``coder`` by the weight WEIGHTS[choice], which the decoder must be told."""
+        if len(self.counts) > 1:
+            for part in self._strides(len(codes)):
+                coder.encode(codes[part].astype(np.int32), self._model(choice))
+                self.count(codes[part])
 
     def decode(self, coder: stream.queue.RangeDecoder, length: int, choice: int) -> np.ndarray:
         """The next ``length`` codes, int64."""
@@ -53,11 +52,13 @@ class CountingModel:
         if len(self.counts) > 1:
             for part in self._strides(length):
                 codes[part] = coder.decode(self._model(choice), part.stop - part.start)
-                self._count(codes[part])
+                self.count(codes[part])
         return codes
 
-    def _cheapest(self, codes: np.ndarray) -> int:
-        """The weight with the least -Σ log2 p over ``codes``; the counts are left as they were."""
+    def cheapest(self, codes: np.ndarray) -> tuple[int, float]:
+        """The index of the weight with the least -Σ log2 p over ``codes``, and that many bits; counts nothing."""
+        if len(self.counts) == 1:
+            return 0, 0.0
         counts, bits = self.counts.copy(), np.zeros(len(WEIGHTS))
         seen = self.seen
         for part in self._strides(len(codes)):
@@ -66,7 +67,7 @@ class CountingModel:
             bits -= np.log2(1 + np.outer(WEIGHTS, own)).sum(axis=1)
             np.add.at(counts, codes[part], 1)
             seen += len(own)
-        return int(bits.argmin())
+        return int(bits.argmin()), float(bits.min())
 
     def _strides(self, length: int) -> Iterator[slice]:
         """Stretches between two looks at the counts: they grow, so that the looks stay few."""
@@ -79,6 +80,7 @@ class CountingModel:
     def _model(self, choice: int) -> stream.model.Categorical:
         return stream.model.Categorical((1 + WEIGHTS[choice] * self.counts).astype(np.float64), perfect=False)
 
-    def _count(self, codes: np.ndarray) -> None:
+    def count(self, codes: np.ndarray) -> None:
+        """Take note of ``codes`` (n,) that came."""
         np.add.at(self.counts, codes, 1)
         self.seen += len(codes)

@@ -1,19 +1,24 @@
 """The code file: a header, packets of entropy-coded codes, and an end that seals them.
 
-    file    magic (8), version u16, length u32, header JSON, crc32 of these;  packets;  end
+    file    magic (8), version u16, length u32, header, crc32 of these;  packets;  end
+    header  that of codes.header, packed, and the fingerprint of the prior as a text; in version 1 JSON, no prior
     packet  length u32, crc32 u32, payload
-    payload steps u32 of each level, weight u8 of each quantizer, coder's words u32, crc32 of the codes
+    payload steps u32 of each level, model, coder's words u32, crc32 of the codes
+    model   weight u8 of each quantizer, of codes that were counted; or the one byte 255: the prior
     end     "END." (4), samples u64, steps u64 of each level, crc32 u32, BLAKE2b-128 of all before it
 
 All little-endian. A packet's crc goes on from the one before it, so that none can be lost or moved; that
 of the codes tells a decoder that went another way from damage. What is stored in a packet depends on the
-codes alone, not on how they were cut when written. Nothing is ever unpickled.
+codes alone, not on how they were cut when written. A packet takes the model that makes it smaller: the counts
+go on from packet to packet, whichever model each takes; the prior starts anew in each, which costs it three steps
+of context in 2048, and leaves a packet that it coded readable by itself. Nothing is ever unpickled.
 """
 
 import hashlib
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 from zlib import crc32
@@ -22,12 +27,14 @@ import numpy as np
 from constriction import stream  # pyright: ignore - compiled, it brings no types
 
 from audiovae.codes.entropy import WEIGHTS, CountingModel
-from audiovae.codes.header import CodeHeader
+from audiovae.codes.header import CodeHeader, pack_text, unpack_text
+from audiovae.codes.prior import CodePrior, bundled_prior
 from audiovae.errors import CodeFileError
 from audiovae.files import atomic_file
 
 MAGIC = b"\x89AVCODE\n"  # no text file starts so, and one transferred as text is no longer whole
-VERSION = 1
+VERSION = 2
+LEARNT = 255  # in place of the weights; no index into them
 END = b"END."
 STEPS = 2048  # of level 0 in a packet, about: few to hold, yet 20 bytes weigh little; a fact of version 1
 DIGEST = 16
@@ -38,9 +45,10 @@ class CodeWriter:
     """Write codes block by block, in constant memory; the file appears when it is complete, or not at all.
 
     ``target`` may be an open binary file instead of a path; it is written as the codes come, and not closed.
+    With a ``prior`` its reader will need that prior. ``coded`` counts the bytes that the coder took.
 
     Used as a context manager. Raises OutputError where the system refuses, ShapeError on wrong codes,
-    CodeFileError when left without ``finish``.
+    CodeFileError when left without ``finish`` or given a prior of other codes.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "a.codes"
@@ -53,10 +61,12 @@ class CodeWriter:
     (16001, [(2, 51)])
     """
 
-    def __init__(self, target: str | Path | BinaryIO, header: CodeHeader):
-        self.target, self.header = target, header
-        self.steps = [0] * len(header.hops)
-        self._packets = _Packets(header)
+    def __init__(self, target: str | Path | BinaryIO, header: CodeHeader, prior: CodePrior | None = None):
+        if prior is not None:
+            prior.check(header.fingerprint, header.num_codes)
+        self.target, self.header, self.prior = target, header, prior
+        self.steps, self.coded = [0] * len(header.hops), 0
+        self._packets = _Packets(header, prior)
         self._pending = [np.zeros((len(sizes), 0), dtype=np.int64) for sizes in header.num_codes]
         self._finished = False
 
@@ -68,8 +78,8 @@ class CodeWriter:
             else:
                 self._file = self.target
             self._digest = hashlib.blake2b(digest_size=DIGEST)
-            text = self.header.to_json().encode()
-            front = MAGIC + struct.pack("<HI", VERSION, len(text)) + text
+            packed = self.header.to_bytes() + pack_text(self.prior.fingerprint if self.prior else None)
+            front = MAGIC + struct.pack("<HI", VERSION, len(packed)) + packed
             self._put(front + struct.pack("<I", crc32(front)))
             self._stack = stack.pop_all()
         return self
@@ -103,7 +113,9 @@ class CodeWriter:
         now = [p[:, :n] for p, n in zip(self._pending, self._packets.steps, strict=True)]
         self._pending = [p[:, n:] for p, n in zip(self._pending, self._packets.steps, strict=True)]
         self.steps = [done + part.shape[1] for done, part in zip(self.steps, now, strict=True)]
-        self._put(self._packets.seal(self._packets.encode(now)))
+        front, words = self._packets.encode(now)
+        self.coded += len(words)
+        self._put(self._packets.seal(front + words + struct.pack("<I", _crc(now))))
 
     def _put(self, data: bytes) -> None:
         self._digest.update(data)
@@ -116,21 +128,27 @@ class CodeReader:
     Opening checks the header and the end, so a truncated file fails at once; each block is checked
     before it is yielded; the seal of the whole is checked after the last. Iterate once, within ``with``.
 
+    Parameters
+    ----------
+    prior : the one it may have been written with; those that come with audiovae are found without.
+
     Attributes
     ----------
     header : the CodeHeader.
+    prior : the one it was written with, None where there was none.
     num_samples : exact length of the waveform.
     steps : L of each level.
 
-    Raises CodeFileError on a file that is missing, no code file, newer, truncated, changed or longer.
+    Raises CodeFileError on a file that is missing, no code file, newer, truncated, changed or longer, or of a prior
+    that is not at hand.
     """
 
     header: CodeHeader
     num_samples: int
     steps: tuple[int, ...]
 
-    def __init__(self, path: str | Path):
-        self.path = path
+    def __init__(self, path: str | Path, prior: CodePrior | None = None):
+        self.path, self.prior = path, prior
 
     def __enter__(self) -> "CodeReader":
         try:
@@ -157,7 +175,7 @@ class CodeReader:
             raise CodeFileError(f"{self.path}: {error}") from None
 
     def _blocks(self) -> Iterator[tuple[np.ndarray, ...]]:
-        packets, left = _Packets(self.header), self.steps
+        packets, left = _Packets(self.header, self.prior), self.steps
         while self._file.tell() < self._end:
             length, crc = struct.unpack("<II", self._take(8))
             if length > self._end - self._file.tell() or packets.crc(payload := self._take(length)) != crc:
@@ -178,15 +196,22 @@ class CodeReader:
         if not front.startswith(MAGIC):
             raise CodeFileError(f"no code file (it starts with {front[:8]!r}).")
         version, length = struct.unpack("<HI", front[len(MAGIC):])
-        if version != VERSION:
-            raise CodeFileError(f"a code file of version {version}, this audiovae reads version "
+        if not 1 <= version <= VERSION:
+            raise CodeFileError(f"a code file of version {version}, this audiovae reads versions 1 to "
                                 f"{VERSION}: install a newer one.")
         if length > MAX_HEADER:
             raise _damaged("its header was changed")
-        text = self._take(length)
-        if struct.pack("<I", crc32(text, crc32(front))) != self._take(4):
+        packed = self._take(length)
+        if struct.pack("<I", crc32(packed, crc32(front))) != self._take(4):
             raise _damaged("its header was changed")
-        self.header = CodeHeader.from_json(text)
+        if version == 1:
+            self.header, self.prior = CodeHeader.from_json(packed), None
+        else:
+            self.header, rest = CodeHeader.from_bytes(packed)
+            fingerprint, rest = unpack_text(rest)
+            if rest:
+                raise CodeFileError("codes with an unreadable header (it is too long).")
+            self.prior = self._prior(fingerprint)
         first = self._file.tell()
         levels = len(self.header.hops)
         self._end_size = len(END) + 8 * (1 + levels) + 4 + DIGEST
@@ -202,6 +227,18 @@ class CodeReader:
         self.header.check_length(self.steps, self.num_samples)
         self._file.seek(first)
 
+    def _prior(self, fingerprint: str | None) -> CodePrior | None:
+        if fingerprint is None:
+            return None
+        given = self.prior
+        found = given if given and given.fingerprint == fingerprint else bundled_prior(fingerprint)
+        if found is None:
+            but = f"not with the one given, {given.fingerprint}" if given else "which is not at hand"
+            raise CodeFileError(f"coded with prior {fingerprint[:16]} of model {self.header.fingerprint[:16]}, {but}: "
+                                "name the model that it lies beside.")
+        found.check(self.header.fingerprint, self.header.num_codes)
+        return found
+
     def _take(self, length: int) -> bytes:
         data = self._file.read(length)
         if len(data) != length:
@@ -213,9 +250,9 @@ class CodeReader:
 class _Packets:
     """Codes to payloads and back; holds what goes on from packet to packet: the counts and the crc."""
 
-    def __init__(self, header: CodeHeader):
-        self.num_codes = header.num_codes
-        self.models = [[CountingModel(k) for k in sizes] for sizes in header.num_codes]
+    def __init__(self, header: CodeHeader, prior: CodePrior | None = None):
+        self.prior, self.num_codes = prior, header.num_codes
+        self.models = [CountingModel(k) for sizes in header.num_codes for k in sizes]
         self.last = 0
         unit = header.hops[-1]  # a packet ends at the same sample in every level
         span = max(1, STEPS * header.hops[0] // unit) * unit
@@ -228,33 +265,61 @@ class _Packets:
         self.last = crc32(payload, crc32(struct.pack("<I", len(payload)), self.last))
         return self.last
 
-    def encode(self, levels: Sequence[np.ndarray]) -> bytes:
-        coder, choices = stream.queue.RangeEncoder(), []
-        for codes, models in zip(levels, self.models, strict=True):
-            choices += [model.encode(coder, row) for model, row in zip(models, codes, strict=True)]
-        front = struct.pack(f"<{len(levels)}I", *(codes.shape[1] for codes in levels)) + bytes(choices)
-        words = coder.get_compressed().astype("<u4").tobytes()
-        return front + words + struct.pack("<I", _crc(levels))
+    def encode(self, levels: Sequence[np.ndarray]) -> tuple[bytes, bytes]:
+        """What comes before the coder's words, and these."""
+        front = struct.pack(f"<{len(levels)}I", *(codes.shape[1] for codes in levels))
+        rows = [row for codes in levels for row in codes]
+        choices, bits = zip(*(model.cheapest(row) for model, row in zip(self.models, rows, strict=True)), strict=True)
+        coder = stream.queue.RangeEncoder()
+        if self.prior is not None:
+            self.prior.encode(coder, levels[0])
+            if coder.num_bits() <= sum(bits) + 8 * (len(rows) - 1):
+                self._count(levels)
+                return front + bytes([LEARNT]), _words(coder)
+            coder = stream.queue.RangeEncoder()
+        for model, row, choice in zip(self.models, rows, choices, strict=True):
+            model.encode(coder, row, choice)
+        return front + bytes(choices), _words(coder)
 
     def decode(self, payload: bytes) -> tuple[np.ndarray, ...] | None:
         """The codes of each level; None where the payload is not one that ``encode`` made."""
-        counts, rows = len(self.models), sum(map(len, self.models))
-        front = 4 * counts + rows
-        if len(payload) < front + 4 or (len(payload) - front) % 4:
+        front = 4 * len(self.steps)
+        learnt = self.prior is not None and payload[front:front + 1] == bytes([LEARNT])
+        back = front + (1 if learnt else len(self.models))
+        if len(payload) < back + 4 or (len(payload) - back) % 4:
             return None
-        lengths = struct.unpack(f"<{counts}I", payload[:4 * counts])
-        choices = iter(payload[4 * counts:front])
+        lengths = struct.unpack(f"<{len(self.steps)}I", payload[:front])
+        choices = payload[front:back]
         if any(n > most for n, most in zip(lengths, self.steps, strict=True)) or not any(lengths):
             return None
-        if max(payload[4 * counts:front]) >= len(WEIGHTS):
+        if not learnt and max(choices) >= len(WEIGHTS):
             return None
-        coder = stream.queue.RangeDecoder(np.frombuffer(payload[front:-4], dtype="<u4").astype(np.uint32))
+        coder = stream.queue.RangeDecoder(np.frombuffer(payload[back:-4], dtype="<u4").astype(np.uint32))
         try:
-            levels = tuple(np.stack([model.decode(coder, n, next(choices)) for model in models])
-                           for models, n in zip(self.models, lengths, strict=True))
-        except (AssertionError, ValueError):  # the coder's words for "these bytes are not mine"
+            levels = self._learnt(coder, lengths[0]) if learnt else self._counted(coder, lengths, choices)
+        except (AssertionError, ValueError):  # the coder's words, and the prior's, for "these bytes are not mine"
             return None
         return levels if struct.pack("<I", _crc(levels)) == payload[-4:] else None
+
+    def _counted(self, coder: stream.queue.RangeDecoder, lengths: Sequence[int],
+                 choices: bytes) -> tuple[np.ndarray, ...]:
+        models = zip(self.models, choices, strict=True)
+        return tuple(np.stack([model.decode(coder, n, choice) for model, choice in islice(models, len(sizes))])
+                     for sizes, n in zip(self.num_codes, lengths, strict=True))
+
+    def _learnt(self, coder: stream.queue.RangeDecoder, length: int) -> tuple[np.ndarray, ...]:
+        assert self.prior is not None
+        codes = self.prior.decode(coder, len(self.models), length)
+        self._count((codes,))
+        return (codes,)
+
+    def _count(self, levels: Sequence[np.ndarray]) -> None:
+        for model, row in zip(self.models, (row for codes in levels for row in codes), strict=True):
+            model.count(row)
+
+
+def _words(coder: stream.queue.RangeEncoder) -> bytes:
+    return coder.get_compressed().astype("<u4").tobytes()
 
 
 def _crc(levels: Sequence[np.ndarray]) -> int:

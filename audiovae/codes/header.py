@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 
@@ -74,6 +74,35 @@ class CodeHeader:
                 raise
             raise CodeFileError(f"codes with an unreadable header ({type(error).__name__}).") from None
 
+    def to_bytes(self) -> bytes:
+        """A few dozen bytes: whole numbers of 7 bits a byte, each level's K run by run, then the two texts."""
+        numbers = [self.sample_rate, len(self.hops), *self.hops]
+        for sizes in self.num_codes:
+            runs = [(size, len(list(run))) for size, run in groupby(sizes)]
+            numbers += [len(runs), *(number for run in runs for number in run)]
+        return b"".join(map(pack_number, numbers)) + pack_text(self.fingerprint) + pack_text(self.label)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> tuple["CodeHeader", bytes]:
+        """The inverse of :meth:`to_bytes`, and what follows it; CodeFileError where it is no such header."""
+        sample_rate, data = unpack_number(data)
+        levels, data = unpack_number(data)
+        hops, num_codes = [], []
+        for _ in range(min(levels, MAX_LEVELS + 1)):
+            hop, data = unpack_number(data)
+            hops.append(hop)
+        for _ in hops:
+            runs, data = unpack_number(data)
+            sizes: tuple[int, ...] = ()
+            for _ in range(min(runs, MAX_QUANTIZERS + 1)):
+                size, data = unpack_number(data)
+                count, data = unpack_number(data)
+                sizes += (size,) * min(count, MAX_QUANTIZERS + 1)
+            num_codes.append(sizes)
+        fingerprint, data = unpack_text(data)
+        label, data = unpack_text(data)
+        return cls(sample_rate, tuple(hops), tuple(num_codes), fingerprint, label), data  # type: ignore[arg-type]
+
     @property
     def nominal_kbps(self) -> float:
         """kbit/s of codes written with log2 K bits each, no entropy coding."""
@@ -106,6 +135,56 @@ class CodeHeader:
         if not _whole(num_samples, 1, reach):
             raise CodeFileError(f"codes of {tuple(frames)} steps stand for 1 to {reach} samples, "
                                 f"not for {num_samples}.")
+
+
+def pack_number(number: int) -> bytes:
+    """A whole number, 7 bits a byte, low ones first; the last byte is below 128.
+
+    >>> pack_number(16000).hex(), unpack_number(pack_number(16000) + b"rest")
+    ('807d', (16000, b'rest'))
+    """
+    low, high = number & 127, number >> 7
+    return bytes([low | 128]) + pack_number(high) if high else bytes([low])
+
+
+def unpack_number(data: bytes) -> tuple[int, bytes]:
+    """A number of at most 35 bits, and what follows it."""
+    number = 0
+    for place, byte in enumerate(data[:5]):
+        number |= (byte & 127) << 7 * place
+        if byte < 128:
+            return number, data[place + 1:]
+    raise CodeFileError("codes with an unreadable header (a number does not end).")
+
+
+def pack_text(text: str | None) -> bytes:
+    """A text after its length and kind: hexadecimal digits take half a byte each, None takes a byte.
+
+    >>> pack_text("9f3c").hex(), unpack_text(pack_text("p226") + b"rest")
+    ('089f3c', ('p226', b'rest'))
+    """
+    if text is None:
+        return pack_number(0)
+    try:
+        data, kind = bytes.fromhex(text), 2
+    except ValueError:
+        data = b""
+    if data.hex() != text:  # capitals and blanks are no digits of ours
+        data, kind = text.encode(), 1
+    return pack_number(3 * len(data) + kind) + data
+
+
+def unpack_text(data: bytes) -> tuple[str | None, bytes]:
+    """The inverse of :func:`pack_text`, and what follows it."""
+    number, data = unpack_number(data)
+    length, kind = divmod(number, 3)
+    if len(data) < length or (kind == 0 and length):
+        raise CodeFileError("codes with an unreadable header (a text is cut short).")
+    try:
+        text = None if kind == 0 else data[:length].hex() if kind == 2 else data[:length].decode()
+    except UnicodeDecodeError:
+        raise CodeFileError("codes with an unreadable header (a text is none).") from None
+    return text, data[length:]
 
 
 def _whole(value: object, low: int, high: int) -> bool:
