@@ -18,6 +18,7 @@ COMMANDS = {
     "export": "a codec's encoder and decoder as ONNX or torch.export programs, checked against it",
     "convert": "say it in another voice",
     "evaluate": "measure a model: quality, bit rate and speed of audio, likelihood and samples of pictures",
+    "prior": "teach a trained codec which codes follow which, so that its files get smaller",
     "curve": "train a recipe once for each β, and draw distortion over rate",
     "inspect": "tell what a code file, checkpoint, corpus or recording holds",
     "latents": "walk a latent space: sample, interpolate, traverse, attributes, diagnose",

@@ -15,8 +15,9 @@ from audiovae.audio.features import LogMel
 from audiovae.audio.resample import resample
 from audiovae.blocks import blockwise, decoder_halo, encoder_halo, partwise
 from audiovae.bottlenecks.rvq import ResidualQuantizer
-from audiovae.checkpoint import DEFAULT, fingerprint, load_model
-from audiovae.codes import CodeHeader, Codes
+from audiovae.checkpoint import DEFAULT, find_checkpoint, fingerprint, load_model
+from audiovae.codes import CodeHeader, CodePrior, Codes
+from audiovae.codes.prior import FILE
 from audiovae.errors import AudioError, CheckpointError, ConfigError, LabelError, ShapeError, nearest
 from audiovae.models import Autoencoder, Model
 from audiovae.nn.field import Field, compose
@@ -33,6 +34,7 @@ class Codec:
     Blocks are cut with the halo that the model's receptive field asks for, so chunked = whole; a batch
     is encoded one by one, so it gives each recording the codes it would get alone. ``block`` is how many latent
     steps are worked on at once: 1, set on a codec that serves a live stream, gives every packet as soon as it can.
+    A ``prior`` over its codes makes their files smaller, and nothing else.
 
     >>> from audiovae.models import AutoencoderConfig
     >>> from audiovae.shapes import DataSpec
@@ -43,7 +45,7 @@ class Codec:
     ((8, 51), torch.Size([16001]))
     """
 
-    def __init__(self, model: Model, kbps: float | None = None):
+    def __init__(self, model: Model, kbps: float | None = None, prior: CodePrior | None = None):
         spec = model.data
         if not isinstance(model, Autoencoder) or spec.sample_rate is None or not model.bottleneck.is_discrete:
             part = model.bottleneck if isinstance(model, Autoencoder) else model
@@ -56,6 +58,9 @@ class Codec:
         self.num_codes = model.bottleneck.num_codes[:self.stages]
         self.speakers = spec.labels if model.embedding is not None else ()
         self.fingerprint = fingerprint(model)
+        self.prior = prior
+        if prior is not None:
+            prior.check(self.fingerprint, (self.num_codes,))
         self.block = BLOCK
         self.fields: tuple[Field, Field] = (model.encoder.field, model.decoder.field)  # type: ignore[assignment]
 
@@ -68,13 +73,15 @@ class Codec:
         return float(compose(*self.fields).right + 1) / self.sample_rate
 
     @classmethod
-    def from_pretrained(cls, path: str | Path = DEFAULT, kbps: float | None = None) -> "Codec":
+    def from_pretrained(cls, path: str | Path = DEFAULT, kbps: float | None = None, prior: bool = True) -> "Codec":
         """Load a model that comes with audiovae, a checkpoint folder, a training run or a repository id of the hub.
 
         ``kbps`` is the most kbit/s that its codes may take, of a model that serves several rates; None for all of
-        them. Raises CheckpointError where there is no model, ConfigError where it has no such rate.
+        them. The prior over codes that lies beside the model is taken along unless ``prior`` is False. Raises
+        CheckpointError where there is no model, ConfigError where it has no such rate, CodeFileError where the prior
+        is of another model.
         """
-        return cls(load_model(path), kbps)
+        return cls(load_model(path), kbps, find_prior(path) if prior else None)
 
     def encode(self, waveform: Tensor | np.ndarray, sample_rate: int, speaker: str | None = None) -> Codes:
         """A waveform (T,) or (C, T), mixed to mono and resampled as needed, to Codes.
@@ -104,7 +111,7 @@ class Codec:
               speaker: str | None = None) -> Codes:
         """Blocks (Q, L) of codes as one; ``num_samples`` tells the length once the last has come."""
         level = np.concatenate(list(blocks), axis=1)
-        return Codes((level,), num_samples=num_samples(), **vars(self.header(speaker)))
+        return Codes((level,), num_samples=num_samples(), prior=self.prior, **vars(self.header(speaker)))
 
     def decode(self, codes: Codes, speaker: str | None = None) -> Tensor:
         """Codes to the waveform (T,) at ``sample_rate``, exactly as long as what was encoded.
@@ -193,6 +200,12 @@ class Codec:
             yield piece
         if total % self.hop:
             yield torch.zeros(self.hop - total % self.hop)
+
+
+def find_prior(model: str | Path) -> CodePrior | None:
+    """The prior over codes that lies beside a model, named as :meth:`Codec.from_pretrained` takes it, or None."""
+    path = find_checkpoint(model) / FILE
+    return CodePrior.load(path) if path.exists() else None
 
 
 def stages_within(model: Autoencoder, kbps: float) -> int | None:

@@ -60,7 +60,7 @@ def encode_file(codec: Codec, source: Path, target: Path, speaker: str | None = 
     if target.suffix in (".npz", ".npy"):
         codec.codes(blocks, lambda: recording.samples, speaker).export(target)
     else:
-        with CodeWriter(target, codec.header(speaker)) as writer:
+        with CodeWriter(target, codec.header(speaker), codec.prior) as writer:
             for block in blocks:
                 writer.write((block,))
             writer.finish(recording.samples)
@@ -73,7 +73,7 @@ def decode_file(codec: Codec, source: Path, target: Path, speaker: str | None = 
         codes = Codes.load(source)
         write_audio(target, codec.decode(codes, speaker), codec.sample_rate)
         return _sentence(target, codes.num_samples, codec, speaker or codes.label)
-    with CodeReader(source) as reader, AudioWriter(target, codec.sample_rate) as writer:
+    with CodeReader(source, codec.prior) as reader, AudioWriter(target, codec.sample_rate) as writer:
         reader.header.check_fingerprint(codec.fingerprint)
         speaker = speaker or reader.header.label
         blocks = (levels[0] for levels in reader)

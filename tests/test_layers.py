@@ -7,14 +7,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    ("errors", "shapes", "config", "files", "seeds", "distributions", "information"),
+    ("errors", "shapes", "config", "files", "parallel", "seeds", "distributions", "information"),
     ("audio", "image", "nn"),
     ("encoders", "bottlenecks", "decoders", "autoregressive", "likelihoods", "corruption", "rate_control", "criteria",
      "discriminators", "objectives"),
     ("models",),
     ("priors",),
-    ("blocks", "checkpoint", "codes", "codec", "transcode", "convert", "export", "latents"),
-    ("metrics", "data", "collapse", "optim", "preview", "run", "train", "report", "gallery", "evaluate",
+    ("blocks", "batches", "checkpoint", "codes", "codec", "streams", "transcode", "convert", "export", "latents", "lm",
+     "shards", "engines", "corpus_encoding"),
+    ("metrics", "data", "collapse", "optim", "preview", "run", "train", "prior_training", "report", "gallery", "evaluate",
      "evaluate_images"),
     ("cli", "commands"),
 ]

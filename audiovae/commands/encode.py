@@ -34,6 +34,8 @@ class Arguments:
     """What to write when the output is a folder."""
     kbps: float | None = None
     """The most kbit/s of codes, of a model that serves several rates (default: all it has)."""
+    prior: bool = True
+    """Code with the prior that lies beside the model, where there is one; decoding then needs it too."""
     speaker: str | None = None
     """Training speaker whose voice decodes it (default: the one that sounds most like the recording)."""
     channel: int | None = None
@@ -45,7 +47,7 @@ def main(argv: list[str]) -> int:
     suffix = f".{arguments.format}"
     if arguments.output is not None and arguments.output.suffix in FORMATS:
         suffix = arguments.output.suffix
-    codec = Codec.from_pretrained(arguments.model, arguments.kbps)
+    codec = Codec.from_pretrained(arguments.model, arguments.kbps, arguments.prior)
     codec.check(arguments.speaker)
     if arguments.channel is not None and arguments.channel < 0:
         raise ConfigError(f"--channel counts from 0, got {arguments.channel}.")

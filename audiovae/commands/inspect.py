@@ -1,5 +1,6 @@
 """audiovae inspect: what a code file, checkpoint, corpus or recording holds."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ import tyro
 from audiovae.audio.corpus import Corpus
 from audiovae.audio.io import audio_info
 from audiovae.checkpoint import PICKLES, find_checkpoint, fingerprint, load_model
-from audiovae.codec import Codec
-from audiovae.codes import Codes
+from audiovae.codec import Codec, find_prior
+from audiovae.codes import CodePrior, Codes
 from audiovae.commands.arguments import AUDIO, CODES, attempt, find, parse, report_failures
 from audiovae.metrics.usage import code_counts, perplexity, usage
 from audiovae.models import Autoencoder
@@ -27,13 +28,16 @@ class Arguments:
 
     inputs: tyro.conf.Positional[tuple[str, ...]]
     """Files, globs, folders of recordings or code files, corpora, checkpoints or runs."""
+    model: Path | None = None
+    """Model whose prior coded the code files, where it does not come with audiovae."""
 
 
 def main(argv: list[str]) -> int:
     arguments = parse("inspect", Arguments, argv)
     found, failed = find(arguments.inputs, (*AUDIO, *CODES), whole=lambda path: is_corpus(path) or is_model(path))
     alone = len(found) + len(failed) == 1
-    told, bad = attempt(found, lambda item: "\n".join(lines(item.path)), alone)
+    prior = None if arguments.model is None else find_prior(arguments.model)
+    told, bad = attempt(found, lambda item: "\n".join(lines(item.path, prior)), alone)
     print("\n".join(told))
     return report_failures("inspect", failed + bad, len(found) + len(failed), output=None)
 
@@ -46,13 +50,13 @@ def is_model(path: Path) -> bool:
     return (path / "config.json").exists() or any(path.glob("checkpoint-*")) or path.suffix in WEIGHTS
 
 
-def lines(path: Path) -> Iterator[str]:
-    """What there is to tell of a corpus, a model, a code file or a recording."""
+def lines(path: Path, prior: CodePrior | None = None) -> Iterator[str]:
+    """What there is to tell of a corpus, a model, a code file coded with ``prior`` or without, or a recording."""
     if is_corpus(path):
         return corpus_lines(path)
     if is_model(path):
         return model_lines(path)
-    return code_lines(path) if path.suffix.lower() in CODES else audio_lines(path)
+    return code_lines(path, prior) if path.suffix.lower() in CODES else audio_lines(path)
 
 
 def audio_lines(path: Path) -> Iterator[str]:
@@ -62,11 +66,16 @@ def audio_lines(path: Path) -> Iterator[str]:
     yield f"  peak        {info.peak:.4f}{'  (silent)' if info.silent else ''}"
 
 
-def code_lines(path: Path) -> Iterator[str]:
-    codes = Codes.load(path)
+def code_lines(path: Path, prior: CodePrior | None = None) -> Iterator[str]:
+    codes = Codes.load(path, prior)
     yield (f"{path}: codes of {codes.seconds:.2f} s at {codes.sample_rate} Hz, {codes.kbps:.2f} kbit/s as "
            f"stored, {codes.nominal_kbps:.2f} without entropy coding")
     yield f"  model       {codes.fingerprint}"
+    count = sum(level.size for level in codes.levels)
+    nominal = sum(level.shape[1] * math.log2(math.prod(sizes)) for level, sizes in zip(
+        codes.levels, codes.num_codes, strict=True)) / count
+    by = f"prior {codes.prior.fingerprint}" if codes.prior else "counting"
+    yield f"  coded       {codes.bits_per_code:.2f} bits a code of {nominal:.2f}, by {by}"
     if codes.label is not None:
         yield f"  speaker     {codes.label}"
     for number, (level, hop, sizes) in enumerate(zip(codes.levels, codes.hops, codes.num_codes, strict=True)):
@@ -100,6 +109,8 @@ def model_lines(path: Path) -> Iterator[str]:
         codec = Codec(model)
         yield (f"  codes       {' x '.join(map(str, codec.num_codes))}, {spec.sample_rate / model.hop:.1f} steps a "
                f"second, {codec.header().nominal_kbps:.2f} kbit/s without entropy coding")
+    if (prior := find_prior(folder)) is not None:
+        yield f"  prior       {prior.fingerprint}, {prior.facts.get('measured', 'not measured')}"
     if getattr(model, "embedding", None) is not None:
         yield f"  labels      {_some(spec.labels)}"
 
