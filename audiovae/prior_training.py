@@ -46,7 +46,7 @@ def encode_split(codec: Codec, corpus: Corpus, split: Split, hours: float, seed:
     lengths = np.cumsum([utterances[i].length for i in order])
     kept = order[:max(1, int((lengths <= hours * 3600 * corpus.sample_rate).sum()))]
     if corpus.sample_rate != codec.sample_rate or not len(kept):
-        raise CorpusError(f"corpus {corpus.folder} has {len(utterances)} {split} utterances at {corpus.sample_rate} Hz: "
+        raise CorpusError(f"corpus {corpus.folder}: {len(utterances)} {split} utterances at {corpus.sample_rate} Hz; "
                           f"wanted some at the model's {codec.sample_rate} Hz.")
     codes = []
     for index in tqdm(kept, unit="utterance", desc=f"encoding {split}", disable=None):
@@ -185,7 +185,7 @@ class PriorNetwork(nn.Module):
 
     def export(self, model: str) -> CodePrior:
         """The prior in whole numbers, for codes of the ``model`` of that fingerprint."""
-        tensors = {"order": self.order.numpy().astype(np.uint16)}
+        tensors: dict[str, np.ndarray] = {"order": self.order.numpy().astype(np.uint16)}
         for name, value in self.named_parameters():
             unit, most, kind = (UNIT**2, BIAS, np.int32) if name.endswith("_bias") else (UNIT, WEIGHT, np.int8)
             tensors[name] = (value.detach() * unit).round().clamp(-most, most).numpy().astype(kind)

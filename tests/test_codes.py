@@ -1,5 +1,6 @@
 """Code files: what goes in comes out, no damage goes unseen, and the bits come near the entropy."""
 
+import base64
 import hashlib
 import json
 import pickle
@@ -28,6 +29,11 @@ def same(a: Codes, b: Codes) -> bool:
     pairs = zip(a.levels, b.levels, strict=True)
     return (a.header == b.header and a.num_samples == b.num_samples
             and all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in pairs))
+
+
+def front_of(data: bytes) -> int:
+    """Where the first packet of a file starts."""
+    return 14 + struct.unpack_from("<I", data, 10)[0] + 4
 
 
 @st.composite
@@ -106,7 +112,7 @@ def test_a_reader_without_checksums_would_hand_out_wrong_codes(small, monkeypatc
     monkeypatch.setattr(file, "crc32", lambda *_: 0)
     codes.save(path)
     data = bytearray(path.read_bytes())
-    start = data.index(b"}") + 5 + 8 + 4 + 2  # first word of the first packet
+    start = front_of(data) + 8 + 4 + 2  # first word of the first packet
     data[start + 1] ^= 0xFF
     path.write_bytes(data)
     with pytest.raises(AssertionError, match="a wrong block"):
@@ -135,7 +141,7 @@ def test_more_than_was_written_is_seen(small, extra):
 def test_packets_cannot_be_lost_repeated_or_moved(small):
     """Each of these keeps every packet's own bytes; the seal is made anew, as by a careless tool."""
     path, data, codes = small
-    front, at, packets = data.index(b"}") + 5, 0, []
+    front, at, packets = front_of(data), 0, []
     body, end = data[front:-44], data[-44:-16]
     while at < len(body):
         size = 8 + struct.unpack_from("<I", body, at)[0]
@@ -149,9 +155,45 @@ def test_packets_cannot_be_lost_repeated_or_moved(small):
 
 def test_a_newer_version_asks_for_a_newer_audiovae(small):
     path, data, _ = small
-    path.write_bytes(data[:8] + struct.pack("<H", 2) + data[10:])
-    with pytest.raises(CodeFileError, match=r"version 2, this audiovae reads version 1: install a newer"):
+    path.write_bytes(data[:8] + struct.pack("<H", 3) + data[10:])
+    with pytest.raises(CodeFileError, match=r"version 3, this audiovae reads versions 1 to 2: install a newer"):
         Codes.load(path)
+
+
+# Version 1, written when it was the newest: codes rng(3).integers(0, 16, (2, 40)) in packets of 16 steps.
+VERSION_1 = base64.b64decode(
+    "iUFWQ09ERQoBAGcAAAB7InNhbXBsZV9yYXRlIjoxNjAwMCwiaG9wcyI6WzY0XSwibnVtX2NvZGVzIjpbWzE2LDE2XV0sImZpbmdlcnByaW50Ijoi"
+    "M2YzZjNmM2YzZjNmM2YzZiIsImxhYmVsIjoicDIyNiJ9iYAXxx4AAAA1ulayEAAAAAAA2CwjwdmB9v0l8vB7qExYzAAAQIygyzlkHgAAAAu7lzsQ"
+    "AAAAAADodgG7PMECY4mAVLOrOnVGAABgxuxWmvISAAAAwrW+rQgAAAAAA9SrWsSb4BozRn7X70VORC7ECQAAAAAAACgAAAAAAAAANUUj7Cud7/uh"
+    "C0Xh7Srg5kqOe6o=")
+
+
+def test_files_of_version_1_are_still_read(tmp_path):
+    (path := tmp_path / "old.codes").write_bytes(VERSION_1)
+    old = Codes.load(path)
+    assert np.array_equal(old.levels[0], np.random.default_rng(3).integers(0, 16, (2, 40)))
+    assert (old.header, old.num_samples) == (CodeHeader(16000, (64,), ((16, 16),), "3f" * 8, "p226"), 2500)
+    old.save(tmp_path / "new.codes")
+    assert same(Codes.load(tmp_path / "new.codes"), old)
+    assert (tmp_path / "new.codes").stat().st_size < len(VERSION_1) - 60, "its header is packed now"
+
+
+def test_no_bytes_make_a_header_reader_stumble():
+    """A header whose checksum was made anew over anything is a header, or refused in our own words."""
+    rng = np.random.default_rng(0)
+    good = random_codes((8, 32), ((50, 50, 7), (1000,)), label="p226").header
+    assert CodeHeader.from_bytes(good.to_bytes() + b"rest") == (good, b"rest")
+    packed, refused = good.to_bytes(), 0
+    for trial in range(3000):
+        length = int(rng.integers(0, len(packed) + 1))
+        data = bytearray(packed[:length] if trial % 2 else rng.bytes(length))
+        for at in rng.integers(0, max(1, len(data)), 2):
+            data[at:at + 1] = rng.bytes(1)
+        try:
+            CodeHeader.from_bytes(bytes(data))
+        except CodeFileError:
+            refused += 1
+    assert refused > 1000
 
 
 @pytest.mark.parametrize("facts", [
@@ -163,8 +205,8 @@ def test_a_newer_version_asks_for_a_newer_audiovae(small):
 def test_a_header_that_cannot_be_is_refused_even_when_its_checksum_fits(small, facts):
     path, data, codes = small
     text = json.dumps(json.loads(codes.header.to_json()) | facts).encode()
-    front = data[:10] + struct.pack("<I", len(text)) + text
-    path.write_bytes(front + struct.pack("<I", crc32(front)) + data[data.index(b"}") + 5:])
+    front = data[:8] + struct.pack("<HI", 1, len(text)) + text  # as JSON, which lets all be said
+    path.write_bytes(front + struct.pack("<I", crc32(front)) + data[front_of(data):])
     with pytest.raises(CodeFileError):
         Codes.load(path)
 
