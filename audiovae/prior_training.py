@@ -26,7 +26,7 @@ from audiovae.seeds import generator, mix
 
 DIM, WIDTH = 32, 64  # D and H
 BATCH, STEPS = 16, 128  # stretches of a training step, and their length
-RATE, WARMUP = 4e-3, 50
+RATE, WARMUP = 8e-3, 50
 DEPTH = 24.0  # bits by which a place without a code is less likely than others
 LN2 = math.log(2)
 
