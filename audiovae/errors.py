@@ -49,6 +49,10 @@ class ExtraError(AudiovaeError, ImportError):
     """An optional package that is not installed; the message says which extra brings it."""
 
 
+class EngineError(AudiovaeError, RuntimeError):
+    """Processes that encode a corpus and died, or a cluster that is not there."""
+
+
 class ExportError(AudiovaeError, RuntimeError):
     """An exported model that does not do what the model does."""
 

@@ -1,8 +1,10 @@
 """Whole files through a codec, in constant memory: recording to codes, codes to recording."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from audiovae.audio.io import AudioWriter, stream_audio, write_audio
 from audiovae.codec import Codec
 from audiovae.codes import CodeReader, Codes, CodeWriter
 from audiovae.errors import AudioError, OutputError
+from audiovae.parallel import ahead
 
 LOOK_SECONDS = 30.0  # how far into a recording the voice that suits it best is looked for
 
@@ -37,16 +40,6 @@ class Recording:
         if peak == 0:
             raise AudioError(f"{self.path}: silent, every sample is 0.")
 
-    def head(self) -> Tensor:
-        """Its first half minute at most."""
-        pieces, length = [], 0
-        for piece in self:
-            pieces.append(piece)
-            length += len(piece)
-            if length >= LOOK_SECONDS * self.codec.sample_rate:
-                break
-        return torch.cat(pieces)
-
 
 def encode_file(codec: Codec, source: Path, target: Path, speaker: str | None = None,
                 channel: int | None = None) -> str:
@@ -54,9 +47,15 @@ def encode_file(codec: Codec, source: Path, target: Path, speaker: str | None = 
     if target.suffix not in (".codes", ".npz", ".npy"):
         raise OutputError(f"{target}: codes are written as .codes, .npz or .npy, not as '{target.suffix}'.")
     recording = Recording(source, codec, channel)
-    if speaker is None and codec.speakers:
-        speaker = codec.closest_speaker(recording.head())
-    blocks = codec.encode_stream(recording)
+    for _, pieces in ahead([(source, recording)]):
+        speaker = write_codes(codec, recording, pieces, target, speaker)
+    return _sentence(target, recording.samples, codec, speaker)
+
+
+def write_codes(codec: Codec, recording: Recording, pieces: Iterable[Tensor], target: Path,
+                speaker: str | None = None) -> str | None:
+    """Write the codes of ``pieces``, which ``recording`` gives, to a code file; the voice that decodes it."""
+    speaker, blocks = encode_pieces(codec, pieces, speaker)
     if target.suffix in (".npz", ".npy"):
         codec.codes(blocks, lambda: recording.samples, speaker).export(target)
     else:
@@ -64,7 +63,18 @@ def encode_file(codec: Codec, source: Path, target: Path, speaker: str | None = 
             for block in blocks:
                 writer.write((block,))
             writer.finish(recording.samples)
-    return _sentence(target, recording.samples, codec, speaker)
+    return speaker
+
+
+def encode_pieces(codec: Codec, pieces: Iterable[Tensor], speaker: str | None = None
+                  ) -> tuple[str | None, Iterator[np.ndarray]]:
+    """The voice that decodes a recording (unless told, the one most like its first half minute), and its codes."""
+    if speaker is None and codec.speakers:
+        pieces, first = iter(pieces), []
+        while sum(map(len, first)) < LOOK_SECONDS * codec.sample_rate and (piece := next(pieces, None)) is not None:
+            first.append(piece)
+        speaker, pieces = codec.closest_speaker(torch.cat(first)), chain(first, pieces)
+    return speaker, codec.encode_stream(pieces)
 
 
 def decode_file(codec: Codec, source: Path, target: Path, speaker: str | None = None) -> str:

@@ -63,6 +63,11 @@ def names(folder="."):
     ("encode a.wav --model model --channel x", ["--channel", "'x'"]),
     ("encode a.wav --model model --channel 1", ["no channel 1"]),
     ("encode a.wav --model model --channel -1", ["--channel", "-1"]),
+    ("encode a.wav b.wav --model model --format parquet", ["--format parquet", "-o"]),
+    ("encode a.wav b.wav --model model --format parquet -o a.wav", ["--format parquet", "folder"]),
+    ("encode a.wav b.wav --model model --workers 0", ["--workers", "0"]),
+    ("encode a.wav b.wav --model model --format parquet -o x --shard-hours 0", ["--shard-hours", "0"]),
+    ("encode a.wav b.wav --model model --format parquet -o x --layout flat", ["--layout", "folder"]),
     ("encode a.wav --model model --speaker ana", ["'ana'", "nearest: anna"]),
     ("encode a.wav --model model -o a.foo", [".codes, .npz or .npy", "'.foo'"]),
     ("encode a.wav b.wav --model model -o both.codes", ["both.codes", "name a folder"]),
@@ -114,7 +119,7 @@ def test_help_has_an_example_that_names_only_options_it_has(command, capsys):
 
 def test_one_that_is_missing_does_not_stop_the_others(work, cli):
     code, said, errors = cli("encode none.wav a.wav nan.wav nothing*.wav b.wav --model model -o out")
-    assert code == 2 and said == "2 of 5 files written to out.\n"
+    assert code == 2 and said.startswith("2 files encoded to out, 0 skipped (there already), 3 failed; ")
     assert names("out") == ["a.codes", "b.codes", "failed.tsv"]
     listed = [line.split("\t") for line in Path("out/failed.tsv").read_text().splitlines()]
     assert [name for name, _ in listed] == ["none.wav", "nothing*.wav", "nan.wav"]

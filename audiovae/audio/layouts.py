@@ -146,7 +146,7 @@ def _list_vctk_080(listing: Listing, mic: Microphone) -> None:
     for path in _audio(listing.root / "wav48"):
         speaker = path.parent.name
         text = listing.root / "txt" / speaker / f"{path.stem}.txt"
-        listing.sources.append(Source(path.stem, speaker, path, _read_text(text)))
+        listing.sources.append(Source(path.stem, speaker, path, read_text(text)))
 
 
 def _list_vctk_092(listing: Listing, mic: Microphone) -> None:
@@ -163,7 +163,7 @@ def _list_vctk_092(listing: Listing, mic: Microphone) -> None:
             listing.rejected.append((next(iter(found.values())), f"no {mic} recording"))
             continue
         text = listing.root / "txt" / speaker / f"{utterance}.txt"
-        listing.sources.append(Source(utterance, speaker, found[mic], _read_text(text)))
+        listing.sources.append(Source(utterance, speaker, found[mic], read_text(text)))
 
 
 def _list_libri(listing: Listing, mic: Microphone) -> None:
@@ -175,7 +175,7 @@ def _list_libri(listing: Listing, mic: Microphone) -> None:
             continue
         if path.parent not in transcripts:
             transcripts[path.parent] = _transcripts(path.parent)
-        text = transcripts[path.parent].get(path.stem) or _read_text(path.with_suffix(".normalized.txt"))
+        text = transcripts[path.parent].get(path.stem) or read_text(path.with_suffix(".normalized.txt"))
         listing.sources.append(Source(path.stem, match[1], path, text))
 
 
@@ -185,7 +185,7 @@ def _list_speakers(listing: Listing, mic: Microphone) -> None:
         if len(place.parts) == 1:
             listing.rejected.append((path, "lies beside the speakers' folders"))
             continue
-        text = _read_text(path.with_suffix(".txt"))
+        text = read_text(path.with_suffix(".txt"))
         listing.sources.append(Source(place.with_suffix("").as_posix(), place.parts[0], path, text))
 
 
@@ -193,7 +193,7 @@ def _list_flat(listing: Listing, mic: Microphone) -> None:
     speaker = listing.root.resolve().name
     for path in _audio(listing.root):
         name = path.relative_to(listing.root).with_suffix("").as_posix()
-        listing.sources.append(Source(name, speaker, path, _read_text(path.with_suffix(".txt"))))
+        listing.sources.append(Source(name, speaker, path, read_text(path.with_suffix(".txt"))))
 
 
 _LISTERS: dict[LayoutName, Callable[[Listing, Microphone], None]] = {
@@ -220,7 +220,7 @@ def _root(folder: Path, layout: LayoutName) -> Path:
     return folder
 
 
-def _read_text(path: Path) -> str | None:
+def read_text(path: Path) -> str | None:
     """A transcript on one line; None where there is none, or nothing in it."""
     if not path.is_file():
         return None

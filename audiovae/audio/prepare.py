@@ -6,9 +6,8 @@ See corpus.py for what is written, layouts.py for what is read, splits.py for ho
 import hashlib
 import json
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from audiovae.audio.splits import By, Spoken, assign, check_leaks, read_split_ta
 from audiovae.config import Config, to_dict
 from audiovae.errors import AudioError, ConfigError, CorpusError
 from audiovae.files import atomic_folder
+from audiovae.parallel import in_order
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -240,19 +240,13 @@ def _assign(spoken: list[Spoken], given: dict[str, Split] | None, config: Prepar
 
 
 def _in_parallel(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """Results in order, a few ahead of the reader: a corpus does not fit in memory.
+    """Results in order, a few ahead of the reader.
 
     Threads do: decoding, resampling and scaling all let go of Python's lock.
     """
     pool = ThreadPoolExecutor(workers)
-    ahead: deque[Future[R]] = deque()
     try:
-        for item in items:
-            ahead.append(pool.submit(function, item))
-            if len(ahead) > 4 * workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+        yield from in_order(lambda item: pool.submit(function, item).result, items, 4 * workers + 1)
     finally:
         pool.shutdown(cancel_futures=True)
 

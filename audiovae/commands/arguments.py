@@ -121,6 +121,19 @@ def outputs(found: list[Input], output: Path | None, suffix: str, tag: str = "")
     return [output / name for name in names]
 
 
+def targets(found: list[Input], output: Path | None, suffix: str,
+            tags: tuple[str, ...] = ("",)) -> dict[Path, tuple[Path, ...]]:
+    """The :func:`outputs` of each input, one for each of ``tags``; OutputError where two inputs would share one."""
+    columns = [outputs(found, output, suffix, tag) for tag in tags]
+    targets_of = {item.path: row for item, row in zip(found, zip(*columns, strict=True), strict=True)}
+    source_of = {row[0]: path for path, row in targets_of.items()}
+    for path, row in targets_of.items():
+        if source_of[row[0]] != path:
+            raise OutputError(f"{path} and {source_of[row[0]]} would both be written to {row[0]}: run them "
+                              "apart or rename one.")
+    return targets_of
+
+
 def over_files(command: str, inputs: tuple[str, ...], output: Path | None, suffix: str,
                suffixes: tuple[str, ...], process: Callable[..., str], tags: tuple[str, ...] = ("",)) -> int:
     """Run ``process(source, *targets)``, a target for each of ``tags``, on every input; bad ones are listed at the end.
@@ -129,13 +142,7 @@ def over_files(command: str, inputs: tuple[str, ...], output: Path | None, suffi
     several the failures are printed, written to ``failed.tsv`` in the output folder, and the exit code is 2.
     """
     found, failed = find(inputs, suffixes)
-    columns = [outputs(found, output, suffix, tag) for tag in tags]
-    targets_of = {item.path: row for item, row in zip(found, zip(*columns, strict=True), strict=True)}
-    source_of = {row[0]: path for path, row in targets_of.items()}
-    for path, row in targets_of.items():
-        if source_of[row[0]] != path:
-            raise OutputError(f"{path} and {source_of[row[0]]} would both be written to {row[0]}: run them "
-                              "apart or rename one.")
+    targets_of = targets(found, output, suffix, tags)
 
     def work(item: Input) -> str:
         for target in targets_of[item.path]:

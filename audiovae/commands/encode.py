@@ -1,15 +1,24 @@
-"""audiovae encode: recordings to code files."""
+"""audiovae encode: recordings to code files, or a corpus to shards."""
 
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from tqdm import tqdm
 
+from audiovae.audio.layouts import LayoutName
 from audiovae.checkpoint import DEFAULT
-from audiovae.codec import Codec
-from audiovae.commands.arguments import AUDIO, over_files, parse
+from audiovae.commands.arguments import AUDIO, Failures, find, over_files, parse, report_failures, targets
+from audiovae.corpus_encoding import Done, Job, Settings, encode_jobs, is_row_current, who_says_what
+from audiovae.engines import run_local, run_ray
 from audiovae.errors import ConfigError
+from audiovae.files import Input
+from audiovae.shards import FORMATS as SHARDS
+from audiovae.shards import ShardWriter
 from audiovae.transcode import encode_file
 
 FORMATS = (".codes", ".npz", ".npy")
@@ -21,7 +30,10 @@ class Arguments:
 
     Example: audiovae encode speech.mp3 -o speech.codes --kbps 3
 
-    A folder is mirrored: audiovae encode recordings/ -o codes/ --model runs/small
+    A folder is mirrored: audiovae encode recordings/ -o codes/ --model runs/small --workers 8
+
+    Killed and started again, it goes on: of several recordings those are skipped whose codes are there,
+    of the same model and rate, and newer than the recording.
     """
 
     inputs: tyro.conf.Positional[tuple[str, ...]]
@@ -30,8 +42,8 @@ class Arguments:
     """Checkpoint folder, training run, hub repository, or a model that comes with audiovae."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Code file (.codes, .npz or .npy), or a folder for several (default: beside the recording)."""
-    format: Literal["codes", "npz", "npy"] = "codes"
-    """What to write when the output is a folder."""
+    format: Literal["codes", "npz", "npy", "parquet", "webdataset"] = "codes"
+    """What to write when the output is a folder: a file for each recording, or shards of many."""
     kbps: float | None = None
     """The most kbit/s of codes, of a model that serves several rates (default: all it has)."""
     prior: bool = True
@@ -39,20 +51,120 @@ class Arguments:
     speaker: str | None = None
     """Training speaker whose voice decodes it (default: the one that sounds most like the recording)."""
     channel: int | None = None
-    """Channel to encode, from 0 (default: the mean of all)."""
+    """Channel to encode, from 0 (default: the mean of all). Code files do not say which: use a folder for each."""
+    overwrite: bool = False
+    """Encode anew what is there already."""
+    workers: int | None = None
+    """Processes of one thread each (default: this one alone; with ray, all CPUs of the cluster)."""
+    engine: Literal["local", "ray"] = "local"
+    """Where to encode: this machine, or a Ray cluster (RAY_ADDRESS; none: a new one of this machine)."""
+    shard_hours: float = 10.0
+    """Hours of audio in a shard."""
+    layout: LayoutName | Literal["auto"] = "auto"
+    """Layout of a folder, for the speakers and texts in shards, as `prepare` reads them."""
+
+
+class Tally:
+    """How many recordings came to what, and how fast, from the moment it is made."""
+
+    def __init__(self, skipped: int = 0):
+        self.encoded, self.skipped, self.seconds = 0, skipped, 0.0
+        self.failed: Failures = []
+        self.begun = time.perf_counter()
+
+    def count(self, done: Done) -> None:
+        self.encoded += not (done.skipped or done.failed)
+        self.skipped += done.skipped
+        self.seconds += done.seconds
+        if done.failed:
+            self.failed.append((done.job.path, done.failed))
+
+    def sentence(self, missing: int, where: str) -> str:
+        """``missing`` counts inputs that were no files at all; ``where`` says where codes were written."""
+        minutes, hours = (time.perf_counter() - self.begun) / 60, self.seconds / 3600
+        return (f"{self.encoded} files encoded {where}, {self.skipped} skipped (there already), "
+                f"{len(self.failed) + missing} failed; {hours:.2f} h of audio in {minutes:.2f} min: "
+                f"{hours / minutes:.2f} h a minute.")
 
 
 def main(argv: list[str]) -> int:
     arguments = parse("encode", Arguments, argv)
-    suffix = f".{arguments.format}"
-    if arguments.output is not None and arguments.output.suffix in FORMATS:
-        suffix = arguments.output.suffix
-    codec = Codec.from_pretrained(arguments.model, arguments.kbps, arguments.prior)
-    codec.check(arguments.speaker)
+    _check(arguments)
+    model = arguments.model.absolute() if arguments.model.exists() else arguments.model  # for workers elsewhere
+    settings = Settings(str(model), arguments.kbps, arguments.speaker, arguments.channel, arguments.overwrite,
+                        arguments.prior)
+    if arguments.format not in SHARDS:
+        return _to_files(arguments, settings)
+    return _to_shards(arguments, settings)
+
+
+def _check(arguments: Arguments) -> None:
     if arguments.channel is not None and arguments.channel < 0:
         raise ConfigError(f"--channel counts from 0, got {arguments.channel}.")
+    if arguments.workers is not None and arguments.workers < 1:
+        raise ConfigError(f"--workers wants 1 or more processes, got {arguments.workers}.")
+    if not arguments.shard_hours > 0:
+        raise ConfigError(f"--shard-hours wants more than 0, got {arguments.shard_hours:g}.")
+    if arguments.format in SHARDS and (arguments.output is None or arguments.output.is_file()):
+        raise ConfigError(f"--format {arguments.format} wants a folder for its shards: name one with -o.")
 
-    def process(source: Path, target: Path) -> str:
-        return encode_file(codec, source, target, arguments.speaker, arguments.channel)
 
-    return over_files("encode", arguments.inputs, arguments.output, suffix, AUDIO, process)
+def _to_files(arguments: Arguments, settings: Settings) -> int:
+    output, suffix = arguments.output, f".{arguments.format}"
+    if output is not None and output.suffix in FORMATS:
+        suffix = output.suffix
+    codec = settings.codec()
+    codec.check(settings.speaker)
+    found, failed = find(arguments.inputs, AUDIO)
+    if len(found) + len(failed) == 1:
+        def process(source: Path, target: Path) -> str:
+            return encode_file(codec, source, target, settings.speaker, settings.channel)
+
+        return over_files("encode", arguments.inputs, output, suffix, AUDIO, process)
+    targets_of = targets(found, output, suffix)
+    jobs = [Job(item.path, item.relative, *targets_of[item.path]) for item in found]
+    tally = Tally()
+    for done in tqdm(_run(arguments, settings, jobs), total=len(jobs), unit="file", disable=None):
+        tally.count(done)
+    print(tally.sentence(len(failed), f"to {output}" if output is not None else "beside their sources"))
+    return report_failures("encode", failed + tally.failed, len(jobs) + len(failed), output)
+
+
+def _to_shards(arguments: Arguments, settings: Settings) -> int:
+    output = arguments.output
+    assert output is not None  # see _check
+    settings.codec().check(settings.speaker)
+    found, failed = find(arguments.inputs, AUDIO)
+    targets(found, output, "")  # refuses two recordings of one id
+    jobs = _described(arguments, found)
+    with ShardWriter(output, arguments.format, arguments.shard_hours) as writer:
+        there = writer.done()
+        current = {job.id for job in jobs if job.id in there and is_row_current(job, there[job.id], settings)}
+        tally = Tally(len(current))
+        todo = [job for job in jobs if job.id not in current]
+        writer.remove({job.id for job in todo} & there.keys())  # first out, then in anew: never twice
+        for done in tqdm(_run(arguments, settings, todo), total=len(todo), unit="file", disable=None):
+            tally.count(done)
+            if done.row is not None:
+                writer.add(done.row)
+    print(tally.sentence(len(failed), f"to shards in {output}"))
+    return report_failures("encode", failed + tally.failed, len(jobs) + len(failed), output)
+
+
+def _described(arguments: Arguments, found: list[Input]) -> list[Job]:
+    """Jobs for shards, with speaker and text where the one input is a folder whose layout tells them."""
+    root = Path(arguments.inputs[0])
+    known = {}
+    if len(arguments.inputs) == 1 and root.is_dir():
+        known = who_says_what(root, None if arguments.layout == "auto" else arguments.layout)
+    elif arguments.layout != "auto":
+        raise ConfigError("--layout is of one folder: name just that as input.")
+    return [Job(item.path, item.relative, None, *known.get(item.path, (None, None))) for item in found]
+
+
+def _run(arguments: Arguments, settings: Settings, jobs: Sequence[Job]) -> Iterator[Done]:
+    function = partial(encode_jobs, settings)
+    if arguments.engine == "local":
+        return run_local(function, jobs, arguments.workers or 1)
+    jobs = [replace(job, path=job.path.absolute(), target=job.target and job.target.absolute()) for job in jobs]
+    return run_ray(function, jobs, arguments.workers)

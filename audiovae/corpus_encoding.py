@@ -1,0 +1,192 @@
+"""Encoding of many recordings: what is there already is passed over, reading overlaps encoding.
+
+The one function for every engine is :func:`encode_jobs`: given the same jobs it writes the same bytes,
+wherever and however often it runs.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from audiovae.audio.layouts import LayoutName, list_corpus, read_text
+from audiovae.codec import Codec
+from audiovae.codes import CodeHeader, CodeReader, Codes
+from audiovae.errors import AudioError, AudiovaeError, CodeFileError, CorpusError, OutputError
+from audiovae.parallel import ahead
+from audiovae.shards import Row
+from audiovae.transcode import Recording, encode_pieces, write_codes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the codes of a recording, besides itself: all that another process must be told.
+
+    overwrite : encode what is there already once more.
+    prior : write code files with the prior that lies beside the model, where there is one.
+    """
+
+    model: str
+    kbps: float | None = None
+    speaker: str | None = None
+    channel: int | None = None
+    overwrite: bool = False
+    prior: bool = True
+
+    def codec(self) -> Codec:
+        """The model, loaded once in each process."""
+        return _codec(self.model, self.kbps, self.prior)
+
+    def fit(self, header: CodeHeader) -> bool:
+        """Whether codes are of this model, at this rate, for this voice if one was told."""
+        wanted = self.codec().header(self.speaker)
+        same = [(h.sample_rate, h.hops, h.num_codes, h.fingerprint) for h in (header, wanted)]
+        return same[0] == same[1] and self.speaker in (None, header.label)
+
+
+@cache
+def _codec(model: str, kbps: float | None, prior: bool) -> Codec:
+    return Codec.from_pretrained(model, kbps, prior)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recording to encode; without a ``target`` a row for a shard is wanted.
+
+    relative : its place below the input folder. who, text : who says what, where that is known.
+    """
+
+    path: Path
+    relative: Path
+    target: Path | None = None
+    who: str | None = None
+    text: str | None = None
+
+    @property
+    def id(self) -> str:
+        return self.relative.with_suffix("").as_posix()
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a job: ``seconds`` encoded, or ``skipped``, or the reason of its failure."""
+
+    job: Job
+    seconds: float = 0.0
+    skipped: bool = False
+    failed: str | None = None
+    row: Row | None = None
+
+
+def encode_jobs(settings: Settings, jobs: Iterable[Job]) -> Iterator[Done]:
+    """Encode recordings one by one while the next are read; one that is bad does not stop the others.
+
+    Code files that :func:`is_encoded` are skipped, unless ``settings.overwrite``.
+    """
+    tasks = (_Task(settings, job) for job in jobs)
+    for task, pieces in ahead((task, task) for task in tasks):
+        try:
+            yield _encode(task, pieces)
+        except AudiovaeError as error:
+            yield Done(task.job, failed=str(error))
+
+
+class _Task:
+    """A job on its way: iterated, in the background, it gives the pieces of its recording, or none to be skipped."""
+
+    def __init__(self, settings: Settings, job: Job):
+        self.settings, self.job, self.codec = settings, job, settings.codec()
+        self.recording = Recording(job.path, self.codec, settings.channel)
+        self.version = (0, 0)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.version = source_version(self.job.path)
+        if self.job.target is not None and is_encoded(self.job.path, self.job.target, self.settings):
+            return
+        yield from self.recording
+        if source_version(self.job.path) != self.version:
+            raise AudioError(f"{self.job.path} was changed while it was read: encode it again.")
+
+
+def _encode(task: _Task, pieces: Iterator[Tensor]) -> Done:
+    job, codec, recording, speaker = task.job, task.codec, task.recording, task.settings.speaker
+    first = next(pieces, None)
+    if first is None:
+        return Done(job, skipped=True)
+    pieces = chain([first], pieces)
+    row = None
+    if job.target is not None:
+        write_codes(codec, recording, pieces, job.target, speaker)
+    else:
+        label, blocks = encode_pieces(codec, pieces, speaker)
+        row = _row(task, codec.codes(blocks, lambda: recording.samples, label))
+    return Done(job, recording.samples / codec.sample_rate, row=row)
+
+
+def _row(task: _Task, codes: Codes) -> Row:
+    job, header = task.job, codes.header
+    text = job.text or read_text(job.path.with_suffix(".txt"))
+    return Row(job.id, job.relative.as_posix(), job.who, text, header.sample_rate, codes.num_samples, header.hops[0],
+               header.num_codes[0], header.fingerprint, header.label, task.settings.channel, *task.version,
+               codes.levels[0].astype(np.uint16))
+
+
+def source_version(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change in ns: what tells a changed recording from the same."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise AudioError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from None
+    return status.st_size, status.st_mtime_ns
+
+
+def is_encoded(source: Path, target: Path, settings: Settings) -> bool:
+    """Whether ``target`` holds, whole, what these settings make of ``source``, which is not newer.
+
+    A .npy does not say what made it, and no code file which channel. Raises OutputError where target is source.
+    """
+    try:
+        if target.samefile(source):
+            raise OutputError(f"{target} is the source itself: name another output.")
+        if settings.overwrite or target.stat().st_mtime_ns <= source.stat().st_mtime_ns:
+            return False
+        if target.suffix == ".codes":
+            with CodeReader(target) as reader:
+                return settings.fit(reader.header)
+        return target.suffix == ".npz" and settings.fit(Codes.load(target).header)
+    except OutputError:
+        raise
+    except (OSError, CodeFileError):
+        return False
+
+
+def is_row_current(job: Job, facts: dict[str, Any], settings: Settings) -> bool:
+    """Whether a row of a shard holds what these settings make of a recording that has not changed since."""
+    try:
+        header = CodeHeader(facts["sample_rate"], (facts["hop"],), (tuple(facts["num_codes"]),), facts["fingerprint"],
+                            facts["label"])
+        same = (facts["source_bytes"], facts["source_mtime_ns"]) == source_version(job.path)
+    except (AudioError, CodeFileError):
+        return False
+    return not settings.overwrite and same and facts["channel"] == settings.channel and settings.fit(header)
+
+
+def who_says_what(folder: Path, layout: LayoutName | None = None) -> dict[Path, tuple[str | None, str | None]]:
+    """Speaker and text of each recording below ``folder``, as far as its layout tells (see audio/layouts.py).
+
+    Where no layout fits and none is asked for, nothing is known; the one name of a flat folder is no speaker.
+    """
+    try:
+        listing = list_corpus(folder, layout or "auto")
+    except CorpusError:
+        if layout is not None:
+            raise
+        return {}
+    named = listing.layout != "flat"
+    return {source.path: (source.speaker if named else None, source.text) for source in listing.sources}
