@@ -20,7 +20,7 @@ from audiovae.errors import ConfigError, nearest
 T = TypeVar("T")
 
 Count = Annotated[int, Field(ge=1)]
-Steps = Annotated[int, Field(ge=0)]
+Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -87,7 +87,9 @@ def merge(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any
         *path, last = key.split(".")
         table = values
         for name in path:
-            table = table.setdefault(name, {})
+            if table.get(name) is None:  # a part that is left out by default
+                table[name] = {}
+            table = table[name]
             if not isinstance(table, dict):
                 raise ConfigError(f"--{key}: {name} is a value, not a table of settings.")
         if last == "kind" and table.get("kind") != overrides[key]:

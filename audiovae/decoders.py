@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from audiovae.audio.features import InverseSTFT
 from audiovae.autoregressive import PixelCNNDecoder
-from audiovae.config import Config, Count, Steps
+from audiovae.config import Config, Count, Whole
 from audiovae.errors import ConfigError
 from audiovae.nn.conv import SameConv, Upsample, is_causal
 from audiovae.nn.convnext import ConvNeXtStack
@@ -167,7 +167,7 @@ class StridedDecoderConfig(Config):
     width: Count = 64
     depth: Count = 3
     growth: Count = 3
-    lookahead: Steps | None = None
+    lookahead: Whole | None = None
 
     def build(self, data: DataSpec, channels_in: int, channels_out: int, condition_dim: int) -> StridedDecoder:
         return StridedDecoder(data.dims, channels_in, channels_out, self.strides, self.width, self.depth,
@@ -183,7 +183,7 @@ class SpectralDecoderConfig(Config):
     width: Count = 256
     depth: Count = 6
     kernel: Count = 7
-    lookahead: Steps | None = None
+    lookahead: Whole | None = None
 
     def build(self, data: DataSpec, channels_in: int, channels_out: int, condition_dim: int) -> SpectralDecoder:
         if data.sample_rate is None or channels_out != 1:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiovae.audio.features import LogMel
-from audiovae.config import Config, Count, Steps, Weight
+from audiovae.config import Config, Count, Weight, Whole
 from audiovae.errors import ConfigError
 from audiovae.nn.conv import Downsample, SameConv, is_causal
 from audiovae.nn.convnext import ConvNeXtStack
@@ -186,7 +186,7 @@ class StridedEncoderConfig(Config):
     width: Count = 64
     depth: Count = 3
     growth: Count = 3
-    lookahead: Steps | None = None
+    lookahead: Whole | None = None
 
     def build(self, data: DataSpec, channels_out: int, condition_dim: int = 0) -> StridedEncoder:
         return StridedEncoder(data.dims, data.channels, channels_out, self.strides, self.width, self.depth,
@@ -204,7 +204,7 @@ class SpectralEncoderConfig(Config):
     depth: Count = 4
     kernel: Count = 7
     mean_seconds: Weight = 0.0
-    lookahead: Steps | None = None
+    lookahead: Whole | None = None
 
     def build(self, data: DataSpec, channels_out: int, condition_dim: int = 0) -> SpectralEncoder:
         if data.sample_rate is None or data.channels != 1:

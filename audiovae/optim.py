@@ -94,8 +94,8 @@ class Rival:
     last: nn.Parameter
     starts: int
 
-    def join(self, loss: Loss) -> None:
-        """Add the adversary's term to what the model minimises, balanced with all it minimises so far."""
+    def join(self, loss: Loss, real: Tensor) -> None:
+        """Add the adversary's terms to what the model minimises, balanced with all it minimises so far."""
         assert loss.estimate is not None
-        term, log = self.adversary.weighed(loss.total, loss.estimate, self.last)
+        term, log = self.adversary.weighed(loss.total, real, loss.estimate, self.last)
         loss.total, loss.terms = loss.total + term, loss.terms | log

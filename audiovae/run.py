@@ -10,6 +10,7 @@
 import json
 import shutil
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,10 @@ class Run:
 
     def restore(self, model: Model, objective: Objective, optimizer: torch.optim.Optimizer,
                 average: Average, rival: Rival | None = None) -> State:
-        """Put the last checkpoint's weights, rate control, optimizer, average and adversary back; its State."""
+        """Put the last checkpoint's weights, rate control, optimizer, average and adversary back; its State.
+
+        An adversary that the run did not have so far begins untrained, and a line on stderr says so.
+        """
         folder = last_checkpoint(self.folder)
         groups: dict[str, dict[str, Tensor]] = {"weights": {}, "rate_control": {}, "average": {}, "optimizer": {},
                                                 "adversary": {}, "adversary_optimizer": {}}
@@ -95,9 +99,12 @@ class Run:
             objective.rate_control.load_state_dict(groups["rate_control"])
             average.restore(groups["average"])
             _put(optimizer, groups["optimizer"])
-            if rival is not None:
+            if rival is not None and groups["adversary"]:
                 rival.adversary.load_state_dict(groups["adversary"])
                 _put(rival.optimizer, groups["adversary_optimizer"])
+            elif rival is not None and self.main:
+                print(f"audiovae: train: {folder} has no adversary: it begins untrained, all else goes on.",
+                      file=sys.stderr)
             return State(**json.loads((folder / "state.json").read_text()))
         except (RuntimeError, KeyError, ValueError, TypeError, OSError) as error:
             line = " ".join(str(error).split())[:200]

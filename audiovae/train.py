@@ -11,18 +11,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from pydantic import Field
 from torch import nn
 from tqdm import tqdm
 
 from audiovae.collapse import collapse_alarm
-from audiovae.config import Config, Count, Decay, Positive, Weight
+from audiovae.config import Config, Count, Decay, Positive, Weight, Whole
 from audiovae.data import AudioData, DataConfig, Source
-from audiovae.discriminators import AdversarialConfig, last_layer
+from audiovae.discriminators import AdversaryConfig, last_layer
 from audiovae.errors import ConfigError, ShapeError, TrainingError
 from audiovae.models import Autoencoder, AutoencoderConfig, Model, ModelConfig
 from audiovae.objectives import Loss, Objective, ObjectiveConfig
@@ -56,7 +55,7 @@ class TrainConfig(Config):
     schedule: Literal["cosine", "constant"] = "cosine"
     clip: Positive = 1.0
     ema: Decay = 0.99
-    encoder_steps: Annotated[int, Field(ge=0)] = 0
+    encoder_steps: Whole = 0
     accumulate: Count = 1
     precision: Literal["no", "bf16"] = "no"
     log_every: Count = 10
@@ -73,7 +72,7 @@ class Experiment(Config):
     model: ModelConfig = AutoencoderConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
-    adversary: AdversarialConfig | None = None
+    adversary: AdversaryConfig | None = None
 
 
 class Trainee(nn.Module):
@@ -189,7 +188,7 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
                     except ShapeError as error:  # a part was handed what it cannot use, NaN for instance
                         raise _stopped(step, str(error), batch, run) from error
                     if playing is not None:
-                        playing.join(loss)
+                        playing.join(loss, batch.x)
                     if not math.isfinite(loss.total.item()):
                         raise _stopped(step, _not_finite(loss), batch, run)
                     accelerator.backward(loss.total)

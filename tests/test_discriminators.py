@@ -1,6 +1,7 @@
 """The adversary: its losses by formula, whom each gradient reaches, and that both sides play."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,10 +10,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from audiovae.checkpoint import run_checkpoints
-from audiovae.config import from_dict
+from audiovae.config import from_dict, merge, to_dict
+from audiovae.criteria import Resolution
 from audiovae.data import DigitsData
 from audiovae.decoders import vector_decoder
-from audiovae.discriminators import AdversarialConfig, Adversary, PatchDiscriminator, last_layer
+from audiovae.discriminators import (
+    Adversary,
+    PatchConfig,
+    PatchDiscriminator,
+    STFTConfig,
+    STFTDiscriminator,
+    Verdict,
+    last_layer,
+)
 from audiovae.errors import ConfigError, ShapeError
 from audiovae.models import AutoencoderConfig
 from audiovae.objectives import ObjectiveConfig
@@ -23,19 +33,32 @@ STRIDED = {"kind": "strided", "strides": [2, 2], "width": 16, "depth": 1}
 PICTURES = DataSpec(channels=1, dims=2, size=(8, 8))
 
 
-def small(dims=2):
-    return AdversarialConfig(width=8, depth=2).build(DataSpec(channels=1, dims=dims))
+WAVEFORMS = DataSpec(channels=1, dims=1, sample_rate=8000)
+RESOLUTIONS = (Resolution(256, 64), Resolution(64, 16))
+
+
+def small(dims=2, matching=0.0):
+    return PatchConfig(width=8, depth=2, matching=matching).build(DataSpec(channels=1, dims=dims))
+
+
+def spectral(matching=0.0):
+    return STFTConfig(resolutions=RESOLUTIONS, width=4, depth=2, matching=matching).build(WAVEFORMS)
+
+
+PLAYERS = [pytest.param(lambda matching=0.0: small(1, matching), (1, 64), id="patch, 1"),
+           pytest.param(lambda matching=0.0: small(2, matching), (1, 8, 8), id="patch, 2"),
+           pytest.param(spectral, (1, 640), id="STFT")]
 
 
 class Linear(nn.Module):
-    """A discriminator whose scores are known: the mean of each example times ``scale``."""
+    """A discriminator whose scores are known: the mean of each example times ``scale``; its feature, the example."""
 
     def __init__(self, scale=1.0):
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(scale))
 
     def forward(self, x):
-        return self.scale * x.flatten(1).mean(1)
+        return Verdict((self.scale * x.flatten(1).mean(1),), (self.scale * x,))
 
 
 def test_both_losses_are_their_formulas():
@@ -44,28 +67,39 @@ def test_both_losses_are_their_formulas():
     fake = torch.tensor([-0.8, 0.3]).view(2, 1, 1).expand(2, 1, 4)    # scores -1.6, 0.6
     hinge = ((1 - 0.2) + 0) / 2, (0 + (1 + 0.6)) / 2
     assert adversary(real, fake).item() == pytest.approx(sum(hinge) / 2)
-    assert adversary.term(fake).item() == pytest.approx(-(-1.6 + 0.6) / 2)
+    assert list(adversary.terms(real, fake)) == ["adversarial"]
+    assert adversary.terms(real, fake)["adversarial"].item() == pytest.approx(-(-1.6 + 0.6) / 2)
+    matched = Adversary(Linear(2.0), weight=1.0, matching=1.0).terms(real, fake)["feature_matching"]
+    assert matched.item() == pytest.approx((0.9 + 0.6) / (0.1 + 0.9))  # |-0.8 - 0.1| and |0.3 - 0.9|; no scale is left
 
 
-@pytest.mark.parametrize("dims", [1, 2])
-def test_each_gradient_reaches_one_side_only(dims):
-    adversary, real = small(dims), torch.rand(3, 1, *(8,) * dims)
+@pytest.mark.parametrize(("player", "shape"), PLAYERS)
+def test_features_match_only_where_the_data_do(player, shape):
+    """Exactly 0 for equal inputs, although spectral normalisation moves with every look at the weights."""
+    adversary, real = player(matching=1.0), torch.rand(2, *shape)
+    assert adversary.terms(real, real.clone())["feature_matching"].item() == 0
+    assert adversary.terms(real, real + 0.1 * torch.randn_like(real))["feature_matching"].item() > 0.01
+
+
+@pytest.mark.parametrize(("player", "shape"), PLAYERS)
+def test_each_gradient_reaches_one_side_only(player, shape):
+    adversary, real = player(matching=1.0), torch.rand(3, *shape)
     estimate = torch.rand_like(real).requires_grad_()
-    adversary.term(estimate).backward()
+    sum(adversary.terms(real, estimate).values()).backward()
     assert estimate.grad.abs().sum() > 0
     assert all(p.grad is None for p in adversary.parameters())
     estimate.grad = None
     adversary(real, estimate).backward()
     assert estimate.grad is None
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in adversary.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in adversary.parameters() if p.ndim > 1)  # of a bias, both sides cancel
 
 
 def test_the_terms_gradient_is_that_of_the_discriminator_as_it_is():
     """Detaching its weights must not change what the model is told."""
     adversary = small().eval()
     estimate = torch.rand(2, 1, 8, 8, requires_grad=True)
-    told, = torch.autograd.grad(adversary.term(estimate), estimate)
-    direct, = torch.autograd.grad(-adversary.discriminator(estimate).mean(), estimate)
+    told, = torch.autograd.grad(adversary.terms(estimate, estimate)["adversarial"], estimate)
+    direct, = torch.autograd.grad(-adversary.discriminator(estimate).scores[0].mean(), estimate)
     torch.testing.assert_close(told, direct)
 
 
@@ -74,7 +108,7 @@ def test_a_score_depends_on_its_patch_alone(dims):
     """By gradient: every input in the field of one score and none outside, in batches of any company."""
     judge = PatchDiscriminator(dims, channels=1, width=8, depth=2).eval()
     x = torch.randn(2, 1, *(64,) * dims, requires_grad=True)
-    scores = judge(x)
+    scores = judge(x).scores[0]
     assert scores.shape == (2, 1, *(16,) * dims)
     middle = 8
     grad, = torch.autograd.grad(scores[(0, 0, *(middle,) * dims)], x)
@@ -83,6 +117,30 @@ def test_a_score_depends_on_its_patch_alone(dims):
     left, right = judge.field.halo
     reach = seen.nonzero().flatten()
     assert (int(reach[0]), int(reach[-1])) == (4 * middle - left, 4 * middle + right)
+
+
+def test_a_score_of_a_spectrum_depends_on_its_stretch_alone():
+    """By gradient at each resolution: all of the field of a score in samples (but for its end, where the window is 0)
+    and nothing outside."""
+    judge = STFTDiscriminator(1, RESOLUTIONS, width=4, depth=2).double().eval()
+    x = torch.randn(2, 1, 12000, dtype=torch.float64, requires_grad=True)
+    for (n_fft, hop), scores, field in zip([(256, 64), (64, 16)], judge(x).scores, judge.fields, strict=True):
+        frames = -(-12000 // hop)
+        assert scores.shape == (2, 1, frames // 4, (n_fft // 2 + 1) // 4)
+        middle = frames // 8
+        grad, = torch.autograd.grad(scores[0, 0, middle].sum(), x, retain_graph=True)
+        assert grad[1].abs().sum() == 0
+        reach, (left, right) = grad[0, 0].nonzero().flatten(), field.halo
+        assert (int(reach[0]) - 1, int(reach[-1])) == (4 * hop * middle - left, 4 * hop * middle + right)
+
+
+def test_spectra_are_as_loud_as_loudness_and_keep_their_phase():
+    """A wave 100 times as strong is 100^0.3 times as large to see; silence is 0."""
+    judge = STFTDiscriminator(1, RESOLUTIONS)
+    x = torch.randn(1, 1, 4096)
+    quiet, loud = (judge.spectrum(gain * x, judge.stfts[0])[..., 2:-2, 4:-4] for gain in (10.0, 1000.0))
+    torch.testing.assert_close(loud, quiet * 100**0.3, rtol=1e-3, atol=1e-3)
+    assert judge.spectrum(0 * x, judge.stfts[0]).abs().max() == 0
 
 
 def test_no_layer_stretches_more_than_its_norm_allows():
@@ -111,7 +169,7 @@ def test_the_balance_is_the_ratio_of_gradient_norms_at_the_last_layer():
 
     ours, theirs = gradient(loss), gradient(lambda e: -3 * e.mean())
     estimate = (x @ last.T).unsqueeze(1)
-    joined, log = adversary.weighed(loss(estimate), estimate, last)
+    joined, log = adversary.weighed(loss(estimate), estimate, estimate, last)
     ratio = ours.norm() / (theirs.norm() + 1e-6)
     assert float(log["adversarial_balance"]) == pytest.approx(float(ratio), rel=1e-5)
     last.grad = None
@@ -123,7 +181,7 @@ def test_a_discriminator_that_says_nothing_has_a_bounded_weight():
     adversary = Adversary(Linear(0.0), weight=1.0)
     last = torch.randn(4, 6, requires_grad=True)
     estimate = (torch.rand(5, 6) @ last.T).unsqueeze(1)
-    joined, log = adversary.weighed(100 * estimate.square().mean(), estimate, last)
+    joined, log = adversary.weighed(100 * estimate.square().mean(), estimate, estimate, last)
     assert float(log["adversarial_balance"]) == 1e4 and float(joined.detach()) == 0
 
 
@@ -159,7 +217,7 @@ def test_twenty_steps_of_the_game():
         output = model(batch.x, batch.condition)
         total = objective(output, batch.x, model.likelihood, 0.0).total
         estimate = model.likelihood.mean(output.params)
-        joined, terms = adversary.weighed(total, estimate, last_layer(model.decoder))
+        joined, terms = adversary.weighed(total, batch.x, estimate, last_layer(model.decoder))
         (total + joined).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -178,7 +236,8 @@ def test_twenty_steps_of_the_game():
 
     def term():
         torch.manual_seed(0)
-        return adversary.term(model.likelihood.mean(model(batch.x, batch.condition).params))
+        estimate = model.likelihood.mean(model(batch.x, batch.condition).params)
+        return adversary.terms(batch.x, estimate)["adversarial"]
 
     before = term()
     before.backward()
@@ -191,19 +250,24 @@ def test_what_does_not_fit_says_so():
         PatchDiscriminator(2, channels=1, width=8, depth=4)(torch.zeros(1, 1, 8, 8))
     with pytest.raises(ShapeError, match="C=3"):
         PatchDiscriminator(2, channels=3, width=8)(torch.zeros(1, 1, 8, 8))
-    for wrong in ({"depth": 0}, {"width": 0}, {"lr": 0.0}, {"starts": -1}):
-        with pytest.raises(ConfigError, match="adversary wants"):
-            AdversarialConfig(**wrong).build(PICTURES)
+    for wrong in ({"depth": 0}, {"width": 0}, {"lr": 0.0}, {"starts": -1}, {"matching": -1}):
+        with pytest.raises(ConfigError, match=f"adversary.{next(iter(wrong))}"):
+            from_dict(Experiment, {"adversary": {"kind": "patch", **wrong}})
+    with pytest.raises(ConfigError, match="wants waveforms"):
+        STFTConfig().build(PICTURES)
+    with pytest.raises(ConfigError, match="at least one resolution"):
+        STFTConfig(resolutions=()).build(WAVEFORMS)
     with pytest.raises(ConfigError, match="no part in the reconstruction"):
-        estimate = torch.rand(2, 1, 8, 8, requires_grad=True)
-        small().weighed(F.mse_loss(estimate, torch.zeros_like(estimate)), estimate, nn.Parameter(torch.ones(2, 2)))
+        estimate, other = torch.rand(2, 1, 8, 8, requires_grad=True), nn.Parameter(torch.ones(2, 2))
+        small().weighed(F.mse_loss(estimate, torch.zeros_like(estimate)), estimate, estimate, other)
+
 
 def game(steps, **adversary):
     return from_dict(Experiment, {
         "data": {"kind": "digits", "batch_size": 16},
         "model": {"encoder": STRIDED, "decoder": STRIDED, "bottleneck": {"kind": "gaussian", "dim": 4},
                   "likelihood": {"kind": "bernoulli"}},
-        "adversary": {"width": 8, "starts": 4, **adversary},
+        "adversary": {"kind": "patch", "width": 8, "starts": 4, "matching": 1, **adversary},
         "train": {"steps": steps, "schedule": "constant", "warmup": 0, "log_every": 1, "accumulate": 2}})
 
 
@@ -224,6 +288,48 @@ def test_stop_and_go_on_is_the_game_that_never_stopped(tmp_path):
         other = tensors(tmp_path / name)
         assert whole.keys() == other.keys()
         assert [k for k in whole if not torch.equal(whole[k], other[k])] == []
+
+
+def test_a_run_goes_on_against_an_adversary_it_did_not_have(tmp_path, capsys):
+    """All else is as it was: without a say, the newcomer leaves the run the one that never met it."""
+    alone = replace(game(6), adversary=None)
+    train(alone, tmp_path / "alone")
+    train(replace(alone, train=replace(alone.train, steps=3)), tmp_path / "met")
+    capsys.readouterr()
+    train(game(6, starts=100), tmp_path / "met", resume=True)
+    assert "has no adversary: it begins untrained" in capsys.readouterr().err
+    before, after = tensors(tmp_path / "alone"), tensors(tmp_path / "met")
+    assert [k for k in before if not torch.equal(before[k], after[k])] == []
+    assert any(key.startswith("adversary/") for key in after)
+    train(game(7, starts=6), tmp_path / "met", resume=True)
+    assert not capsys.readouterr().err
+    assert "discriminator" in json.loads((tmp_path / "met/log.jsonl").read_text().splitlines()[-2])
+
+
+def test_the_adversary_of_a_resumed_run_is_named_on_the_command_line(tmp_path):
+    values = to_dict(replace(game(3), adversary=None))
+    told = merge(values, {"adversary.kind": "multi_resolution_stft", "adversary.lr": "1e-3"})
+    assert from_dict(Experiment, told).adversary == STFTConfig(lr=1e-3)
+
+
+def test_a_codec_plays_against_its_spectra(tmp_path, tiny_corpus):
+    """Stopped after the first steps of the game and gone on with: the run that never stopped."""
+    def codec(steps):
+        return from_dict(Experiment, {
+            "data": {"corpus": str(tiny_corpus), "batch_size": 2, "seconds": 0.4, "validation_batches": 1},
+            "model": {"encoder": {"width": 16, "depth": 1}, "decoder": {"width": 16, "depth": 1},
+                      "bottleneck": {"kind": "rvq", "num_codes": 16, "dim": 8, "num_quantizers": 2}},
+            "objective": {"distortion_weight": 0, "criteria": [{"kind": "log_mel"}]},
+            "adversary": {"kind": "multi_resolution_stft", "starts": 1, "width": 4},
+            "train": {"steps": steps, "schedule": "constant", "warmup": 0, "log_every": 1}})
+
+    train(codec(4), tmp_path / "whole")
+    for steps in (2, 4):
+        train(codec(steps), tmp_path / "cut", resume=steps > 2)
+    whole, cut = tensors(tmp_path / "whole"), tensors(tmp_path / "cut")
+    assert whole.keys() == cut.keys() and all(torch.equal(whole[k], cut[k]) for k in whole)
+    rows = [json.loads(line) for line in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
+    assert ["feature_matching" in row for row in rows if row["split"] == "train"] == [False, True, True, True]
 
 
 def test_the_loop_plays_from_the_step_it_says_and_reports_no_bound(tmp_path):
@@ -248,7 +354,7 @@ def test_the_adversary_changes_the_model_but_not_the_steps_before_it(tmp_path):
 
 
 def test_an_adversary_wants_a_reconstruction_of_one_pass(tmp_path):
-    experiment = from_dict(Experiment, {"data": {"kind": "digits"}, "model": {"kind": "density"}, "adversary": {},
-                                        "train": {"steps": 1}})
+    experiment = from_dict(Experiment, {"data": {"kind": "digits"}, "model": {"kind": "density"},
+                                        "adversary": {"kind": "patch"}, "train": {"steps": 1}})
     with pytest.raises(ConfigError, match="in one pass"):
         train(experiment, tmp_path / "run")
