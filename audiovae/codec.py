@@ -210,14 +210,25 @@ def find_prior(model: str | Path) -> CodePrior | None:
 
 def stages_within(model: Autoencoder, kbps: float) -> int | None:
     """How many of a residual quantizer's codes a step fit into ``kbps``, None for all; ConfigError for none."""
-    steps = (model.data.sample_rate or 0) / model.hop
-    rates = np.cumsum([math.log2(k) * steps / 1000 for k in model.bottleneck.num_codes])
-    offered = rates if isinstance(model.bottleneck, ResidualQuantizer) else rates[-1:]
-    count = int((rates <= kbps + 1e-9).sum())
-    if not (offered <= kbps + 1e-9).any():
+    offered = rates(model)
+    count = sum(rate <= kbps + 1e-9 for rate in offered)
+    if not count:
         raise ConfigError(f"this model has no rate of {kbps:g} kbit/s or less: its rates are "
                           f"{', '.join(f'{rate:g}' for rate in offered)} kbit/s.")
-    return count if count < len(rates) else None
+    return count if count < len(offered) else None
+
+
+def rates(model: Autoencoder) -> list[float]:
+    """The kbit/s a model of audio can be asked for, lowest first: of a residual quantizer one for each codebook.
+
+    >>> from audiovae.models import AutoencoderConfig
+    >>> from audiovae.shapes import DataSpec
+    >>> rates(AutoencoderConfig().build(DataSpec(channels=1, dims=1, sample_rate=16000)))[:2]
+    [0.5, 1.0]
+    """
+    steps = (model.data.sample_rate or 0) / model.hop
+    sums = np.cumsum([math.log2(k) * steps / 1000 for k in model.bottleneck.num_codes]).tolist()
+    return sums if isinstance(model.bottleneck, ResidualQuantizer) else sums[-1:]
 
 
 def mono(waveform: Tensor | np.ndarray) -> Tensor:

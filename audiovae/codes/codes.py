@@ -85,6 +85,11 @@ class Codes:
         """Bits that the coder takes for a code on the mean, container apart; computed as :attr:`kbps` is."""
         return self._write(io.BytesIO()).coded * 8 / sum(codes.size for codes in self.levels)
 
+    @property
+    def packet_kbps(self) -> float:
+        """kbit/s of the packets of that file, its header and end apart: what a long recording comes to."""
+        return self._write(io.BytesIO()).packet_bytes * 8 / self.seconds / 1000
+
     def check_fingerprint(self, expected: str) -> None:
         """Raise CodeFileError, naming both, unless the model of fingerprint ``expected`` made these codes."""
         self.header.check_fingerprint(expected)

@@ -45,7 +45,8 @@ class CodeWriter:
     """Write codes block by block, in constant memory; the file appears when it is complete, or not at all.
 
     ``target`` may be an open binary file instead of a path; it is written as the codes come, and not closed.
-    With a ``prior`` its reader will need that prior. ``coded`` counts the bytes that the coder took.
+    With a ``prior`` its reader will need that prior. ``coded`` counts the bytes that the coder took, ``packet_bytes``
+    those of the packets: all of the file but its header and its end.
 
     Used as a context manager. Raises OutputError where the system refuses, ShapeError on wrong codes,
     CodeFileError when left without ``finish`` or given a prior of other codes.
@@ -65,7 +66,7 @@ class CodeWriter:
         if prior is not None:
             prior.check(header.fingerprint, header.num_codes)
         self.target, self.header, self.prior = target, header, prior
-        self.steps, self.coded = [0] * len(header.hops), 0
+        self.steps, self.coded, self.packet_bytes = [0] * len(header.hops), 0, 0
         self._packets = _Packets(header, prior)
         self._pending = [np.zeros((len(sizes), 0), dtype=np.int64) for sizes in header.num_codes]
         self._finished = False
@@ -114,8 +115,10 @@ class CodeWriter:
         self._pending = [p[:, n:] for p, n in zip(self._pending, self._packets.steps, strict=True)]
         self.steps = [done + part.shape[1] for done, part in zip(self.steps, now, strict=True)]
         front, words = self._packets.encode(now)
+        packet = self._packets.seal(front + words + struct.pack("<I", _crc(now)))
         self.coded += len(words)
-        self._put(self._packets.seal(front + words + struct.pack("<I", _crc(now))))
+        self.packet_bytes += len(packet)
+        self._put(packet)
 
     def _put(self, data: bytes) -> None:
         self._digest.update(data)

@@ -21,7 +21,7 @@ from audiovae.metrics.generation import (
     precision_recall,
 )
 from audiovae.metrics.interval import Interval, mean_interval
-from audiovae.metrics.perceptual import pesq_wb, stoi
+from audiovae.metrics.perceptual import pesq_nb, pesq_wb, stoi
 from audiovae.metrics.usage import code_counts, perplexity, usage
 from audiovae.metrics.waveform import log_mel_distance, si_sdr, spectral_convergence, stft_distance
 
@@ -47,6 +47,7 @@ __all__ = [
     "mutual_information_gap",
     "peak_memory",
     "perplexity",
+    "pesq_nb",
     "pesq_wb",
     "precision_recall",
     "si_sdr",

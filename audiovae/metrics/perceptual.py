@@ -12,7 +12,7 @@ from audiovae.audio.resample import resample
 from audiovae.errors import AudioError, ExtraError
 from audiovae.metrics.waveform import check_pair
 
-PESQ_RATE = 16000  # Hz, of the wide-band form
+PESQ_RATES = {"wb": 16000, "nb": 8000}  # Hz, of the wide-band and the narrow-band form
 
 
 def pesq_wb(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
@@ -33,18 +33,37 @@ def pesq_wb(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
     >>> bool(pesq_wb(speech, speech, 16000) > 4.6)
     True
     """
-    check_pair("pesq_wb", estimate, reference)
+    return _pesq("wb", estimate, reference, sample_rate)
+
+
+def pesq_nb(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
+    """Narrow-band PESQ as MOS-LQO, 1.02 to 4.55, for telephone speech (ITU-T P.862.1); resampled to 8 kHz.
+
+    What it hears ends at 4 kHz: not to be compared with the wide-band form. Shapes and errors are those of
+    :func:`pesq_wb`.
+
+    >>> time = torch.arange(8000) / 8000
+    >>> speech = (6.2832 * 150 * time).sin() * (6.2832 * 3 * time).sin().clamp(min=0)
+    >>> bool(pesq_nb(speech, speech, 8000) > 4.5)
+    True
+    """
+    return _pesq("nb", estimate, reference, sample_rate)
+
+
+def _pesq(band: str, estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
+    owner, rate = f"pesq_{band}", PESQ_RATES[band]
+    check_pair(owner, estimate, reference)
     pesq = _extra("pesq")
     scores = []
-    for x, y in _pairs("pesq_wb", estimate, reference, sample_rate, PESQ_RATE):
+    for x, y in _pairs(owner, estimate, reference, sample_rate, rate):
         try:
-            scores.append(pesq.pesq(PESQ_RATE, y, x, "wb"))
+            scores.append(pesq.pesq(rate, y, x, band))
         except (pesq.PesqError, ValueError) as error:
             reason = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
-            raise AudioError(f"pesq_wb cannot judge this recording of {len(y) / PESQ_RATE:.2f} s "
+            raise AudioError(f"{owner} cannot judge this recording of {len(y) / rate:.2f} s "
                              f"({' '.join(reason.split())}): leave it out.") from None
         if not math.isfinite(scores[-1]):
-            raise AudioError("pesq_wb cannot judge this recording (its score is not a number): leave it out.")
+            raise AudioError(f"{owner} cannot judge this recording (its score is not a number): leave it out.")
     return torch.tensor(scores, dtype=torch.float64).view(reference.shape[:-1])
 
 
