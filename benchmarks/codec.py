@@ -32,7 +32,7 @@ from audiovae.models import AutoencoderConfig, ModelConfig
 from audiovae.shapes import DataSpec
 from audiovae.train import Experiment
 
-SMALL = Path(__file__).parents[1] / "recipes/vctk_conversion/small.toml"
+RECIPES = Path(__file__).parents[1] / "recipes"
 SAMPLE_RATE, SECONDS = 16000, 60
 SPEAKERS = tuple(f"p{225 + i}" for i in range(109))  # as many as VCTK has
 
@@ -40,9 +40,10 @@ Product = tuple[int, int, int]  # rows, inner, columns
 
 
 def codecs() -> dict[str, Codec]:
-    """Log-mel frames at a low rate, and strided convolutions on samples as Jukebox has them at hop 64."""
+    """Log-mel frames at a low rate, small and as the speech codec, and Jukebox's strided convolutions at hop 64."""
     models: dict[str, ModelConfig] = {
-        "spectral": read(Experiment, SMALL).model,
+        "spectral": read(Experiment, RECIPES / "vctk_conversion/small.toml").model,
+        "speech-16k": read(Experiment, RECIPES / "speech_codec/speech-16k.toml").model,
         "strided": AutoencoderConfig(encoder=StridedEncoderConfig(), decoder=StridedDecoderConfig(),
                                      bottleneck=VQConfig(num_codes=2048, dim=64)),
     }

@@ -14,7 +14,7 @@ import ctypes
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -117,15 +117,16 @@ def step(kind: Kind, case: Case, train: bool, batch: int = B) -> Callable[[], No
     return forward_and_backward if train else forward
 
 
-def seconds(calls: list[Callable[[], None]], repeats: int) -> list[float]:
-    """The median of each call, all of them taking turns."""
+def seconds(calls: Sequence[Callable[[], object]], repeats: int,
+            clock: Callable[[], float] = time.perf_counter) -> list[float]:
+    """The median of each call by ``clock``, all of them taking turns."""
     times: list[list[float]] = [[] for _ in calls]
     for turn in range(repeats + 1):
         for call, taken in zip(calls, times, strict=True):
-            start = time.perf_counter()
+            start = clock()
             call()
             if turn:  # the first turn warms up
-                taken.append(time.perf_counter() - start)
+                taken.append(clock() - start)
     return [statistics.median(taken) for taken in times]
 
 
