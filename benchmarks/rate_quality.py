@@ -8,9 +8,10 @@ prepare`, of which the test part is taken. Where a folder above a recording hold
 in it are. A recording that any measure cannot judge is left out for every coder alike.
 
 Rates are of what was written, but for headers: of a code file its packets with their checksums; of Opus its audio
-packets, without Ogg pages (opusenc at its defaults, variable bit rate, complexity 10); of Codec2 the bare frames. All
-is compared with the source at 16 kHz. Codec2 works at 8 kHz and is resampled; PESQ-nb compares at 8 kHz. No level is
-changed. What a program delays, beyond what it takes back itself, is found by correlating mel bands and taken off.
+packets, without Ogg pages (opusenc at its defaults, variable bit rate, complexity 10); of Codec2 its mode's, since its
+program fills frames up to whole bytes. All is compared with the source at 16 kHz; Codec2 works at 8 kHz and is
+resampled, PESQ-nb compares at 8 kHz. No level is changed. What a program delays, beyond what it takes back itself, is
+found by correlating mel bands and taken off.
 """
 
 import argparse
@@ -44,7 +45,7 @@ from audiovae.metrics import mean_interval
 from audiovae.report import Table
 
 RATE, NARROW = 16000, 8000  # Hz
-OPUS, CODEC2 = (6, 8, 12, 16, 24), ("700C", "1300", "3200")  # kbit/s, modes
+OPUS, CODEC2 = (6, 8, 12, 16, 24), {"700C": 0.7, "1300": 1.3, "3200": 3.2}  # kbit/s
 DELAY = 0.06  # seconds at most that a program may be late
 COLOURS = {"Opus": "#dd7a36", "Codec2": "#7a7a7a"}
 OURS = "#3f86c9"
@@ -130,8 +131,7 @@ def codec2(mode: str) -> Callable[[Tensor], tuple[Tensor, float]]:
             call("c2enc", mode, str(source), str(coded))
             call("c2dec", mode, str(coded), str(back))
             estimate = torch.from_numpy(np.fromfile(back, dtype="<i2").astype(np.float32) / 32768)
-            size = coded.stat().st_size
-        return aligned(resample(estimate, NARROW, RATE), wave), size * 8 * NARROW / len(samples) / 1000
+        return aligned(resample(estimate, NARROW, RATE), wave), CODEC2[mode]
 
     return run
 
