@@ -224,7 +224,7 @@ def rates(model: Autoencoder) -> list[float]:
     >>> from audiovae.models import AutoencoderConfig
     >>> from audiovae.shapes import DataSpec
     >>> rates(AutoencoderConfig().build(DataSpec(channels=1, dims=1, sample_rate=16000)))[:2]
-    [0.5, 1.0]
+    [0.45, 0.9]
     """
     steps = (model.data.sample_rate or 0) / model.hop
     sums = np.cumsum([math.log2(k) * steps / 1000 for k in model.bottleneck.num_codes]).tolist()
