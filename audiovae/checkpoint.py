@@ -43,6 +43,35 @@ def save_model(folder: Path, model: Model, config: ModelConfig, state: dict[str,
     (folder / "config.json").write_text(json.dumps(description, indent=1) + "\n")
 
 
+def save_half(source: str | Path, folder: Path) -> None:
+    """Write the model that ``source`` names into an existing folder, its weights in half precision, for passing on.
+
+    What only a run needs is left out: its experiment with the paths in it, and labels that the model is not told.
+    Raises CheckpointError where a weight is beyond half precision.
+
+    >>> import tempfile
+    >>> from audiovae.models import AutoencoderConfig
+    >>> config, (one, half) = AutoencoderConfig(), (Path(tempfile.mkdtemp()) for _ in range(2))
+    >>> save_model(one, config.build(DataSpec(channels=1, dims=1, sample_rate=16000)), config)
+    >>> save_half(one, half)
+    >>> size = lambda folder: (folder / "model.safetensors").stat().st_size
+    >>> round(size(one) / size(half), 1), type(load_model(half)).__name__
+    (2.0, 'Autoencoder')
+    """
+    found = find_checkpoint(source)
+    description = read_description(found)
+    description.pop("experiment", None)
+    if not description["model"].get("condition_dim"):
+        description["data"]["labels"] = []
+    half = {name: value.half() if value.is_floating_point() else value
+            for name, value in read_tensors(found / "model.safetensors").items()}
+    beyond = [name for name, value in half.items() if value.is_floating_point() and not value.isfinite().all()]
+    if beyond:
+        raise CheckpointError(f"checkpoint {found}: {beyond[0]} is beyond half precision: keep the model as it is.")
+    write_tensors(folder / "model.safetensors", half)
+    (folder / "config.json").write_text(json.dumps(description, indent=1) + "\n")
+
+
 def load_model(path: str | Path) -> Model:
     """Load a model for use: by its name one that comes with audiovae, a checkpoint folder, a training run, or a
     repository id of the hub.

@@ -8,6 +8,7 @@ import torch
 
 from audiovae.bottlenecks import VQConfig
 from audiovae.checkpoint import fingerprint, load_model, save_model
+from audiovae.cli import main
 from audiovae.decoders import StridedDecoderConfig
 from audiovae.encoders import StridedEncoderConfig
 from audiovae.errors import CheckpointError
@@ -124,3 +125,28 @@ def test_half_precision_weights_load_in_single(saved):
     assert all(p.dtype == torch.float32 for p in again.parameters())
     x = torch.randn(1, 1, 80)
     torch.testing.assert_close(again.encoder(x), model.encoder(x), atol=5e-3, rtol=5e-2)
+
+
+def test_a_model_of_half_size_does_what_it_did_and_names_no_place(tmp_path):
+    torch.manual_seed(0)
+    config = AutoencoderConfig(encoder=StridedEncoderConfig(strides=(4,), width=8, depth=1),
+                               decoder=StridedDecoderConfig(strides=(4,), width=8, depth=1))
+    model = config.build(DataSpec(channels=1, dims=1, sample_rate=16000, labels=("anna", "ben"))).eval()
+    (tmp_path / "run").mkdir()
+    save_model(tmp_path / "run", model, config, experiment={"data": {"corpus": "/home/anna/corpus"}})
+    assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "half"), "--format", "half"]) == 0
+    assert {p.name for p in (tmp_path / "half").iterdir()} == {"config.json", "model.safetensors"}
+    assert "anna" not in (tmp_path / "half/config.json").read_text()
+    x, again = 0.1 * torch.randn(1, 1, 400), load_model(tmp_path / "half")
+    h, other = model.encoder(x), again.encoder(x)
+    assert (h - other).norm() < 1e-2 * h.norm() and not h.equal(other)
+
+
+def test_a_weight_beyond_half_precision_is_refused(tmp_path, capsys):
+    config = AutoencoderConfig()
+    model = config.build(DataSpec(channels=1, dims=1, sample_rate=16000))
+    next(model.parameters()).data.fill_(1e5)
+    (tmp_path / "run").mkdir()
+    save_model(tmp_path / "run", model, config)
+    assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "half"), "--format", "half"]) == 2
+    assert "is beyond half precision" in capsys.readouterr().err and not (tmp_path / "half").exists()

@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 import tyro
 
+from audiovae.checkpoint import save_half
 from audiovae.codec import Codec
 from audiovae.commands.arguments import parse
 from audiovae.export import export
+from audiovae.files import atomic_folder
 
 
 @dataclass(frozen=True)
@@ -19,13 +21,16 @@ class Arguments:
 
     Both are tried beside the model first: the same codes on 99.9 % of frames, waveforms within 1e-4, or nothing is
     written. model.json says what they take. ONNX wants the extra `export`.
+
+    --format half writes any model as it is, a checkpoint folder with weights of half the size and none of a run's own
+    files: what to pass on.
     """
 
     model: tyro.conf.Positional[Path]
     """Checkpoint folder, training run, hub repository, or a model that comes with audiovae."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """A new folder."""
-    format: Literal["onnx", "torch"] = "onnx"
+    format: Literal["onnx", "torch", "half"] = "onnx"
     """onnx: encoder.onnx and decoder.onnx; torch: encoder.pt2 and decoder.pt2, for torch.export.load."""
     kbps: float | None = None
     """The most kbit/s of codes, of a model that serves several rates (default: all it has)."""
@@ -33,8 +38,16 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     arguments = parse("export", Arguments, argv)
+    if arguments.format == "half":
+        with atomic_folder(arguments.output) as temporary:
+            save_half(arguments.model, temporary)
+        print(f"{arguments.output}: config.json and model.safetensors, {_megabytes(arguments.output):.1f} MB.")
+        return 0
     parity = export(Codec.from_pretrained(arguments.model, arguments.kbps), arguments.output, arguments.format)
-    size = sum(path.stat().st_size for path in arguments.output.iterdir()) / 1e6
-    print(f"{arguments.output}: encoder, decoder and model.json, {size:.1f} MB; the same codes on "
-          f"{parity.same_codes:.2%} of {parity.steps} steps, waveforms within {parity.difference:.1e}.")
+    print(f"{arguments.output}: encoder, decoder and model.json, {_megabytes(arguments.output):.1f} MB; the same codes "
+          f"on {parity.same_codes:.2%} of {parity.steps} steps, waveforms within {parity.difference:.1e}.")
     return 0
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
