@@ -15,8 +15,8 @@ LAYERS = [
     ("priors",),
     ("blocks", "batches", "checkpoint", "codes", "codec", "streams", "transcode", "convert", "export", "latents", "lm",
      "shards", "engines", "corpus_encoding"),
-    ("metrics", "data", "collapse", "optim", "preview", "run", "train", "prior_training", "report", "gallery", "evaluate",
-     "evaluate_images"),
+    ("metrics", "data", "collapse", "optim", "preview", "run", "train", "prior_training", "report", "gallery",
+     "evaluate", "evaluate_images"),
     ("cli", "commands"),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
