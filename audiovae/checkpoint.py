@@ -30,16 +30,19 @@ PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"}
 
 
 def save_model(folder: Path, model: Model, config: ModelConfig, state: dict[str, Tensor] | None = None,
-               experiment: dict[str, Any] | None = None) -> None:
+               experiment: dict[str, Any] | None = None, networks: dict[str, str] | None = None) -> None:
     """Write ``model.safetensors`` and ``config.json`` into an existing folder.
 
     ``state`` replaces the model's own weights (averaged ones, say); ``experiment`` is the whole
-    configuration of the run, kept so that ``train --resume`` needs nothing else.
+    configuration of the run, kept so that ``train --resume`` needs nothing else; ``networks`` names the feature
+    networks that its criteria compared in.
     """
     write_tensors(folder / "model.safetensors", state or model.state_dict())
     description = {"format": FORMAT, "data": dataclasses.asdict(model.data), "model": to_dict(config)}
     if experiment is not None:
         description["experiment"] = experiment
+    if networks:
+        description["networks"] = networks
     (folder / "config.json").write_text(json.dumps(description, indent=1) + "\n")
 
 

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from audiovae.audio.features import STFT, LogMel
 from audiovae.config import Config
 from audiovae.errors import ConfigError, ShapeError
-from audiovae.image.features import FeatureNetwork, LabelledBatches, classifier_of
-from audiovae.image.pretrained import VGG
+from audiovae.image.features import FeatureNetwork, LabelledBatches
+from audiovae.image.pretrained import comparing_network
 
 
 @dataclass(frozen=True)
@@ -307,20 +307,20 @@ class SampleL2Config(Config):
 
 @dataclass(frozen=True)
 class PerceptualConfig(Config):
-    """network : "classifier", trained for ``steps`` on the data's labels before all else, or "vgg", from disk."""
+    """Distance in a network's features.
+
+    network : "classifier", trained for ``steps`` on the data's labels before all else; "vgg", from disk; "auto", VGG
+        where its weights are on disk and the pictures have 16 pixels a side, else the classifier. A checkpoint
+        says which it was.
+    """
 
     kind: Literal["perceptual"] = "perceptual"
     weight: float = 1.0
-    network: Literal["classifier", "vgg"] = "classifier"
+    network: Literal["auto", "classifier", "vgg"] = "auto"
     steps: int = 200
 
     def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> Perceptual:
-        if self.network == "vgg":
-            return Perceptual(VGG())
-        if source is None:
-            raise ConfigError("criterion 'perceptual' with network 'classifier' wants the training data: build it with "
-                              "its source, or take network 'vgg'.")
-        return Perceptual(classifier_of(source, steps=self.steps))
+        return Perceptual(comparing_network(self.network, source, self.steps))
 
 
 CriterionConfig = Annotated[

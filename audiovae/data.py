@@ -90,6 +90,7 @@ class SpectrogramSource:
     def __init__(self, config: "SpectrogramData", seed: int):
         length = config.frames * config.hop
         crops = AudioData("audio", config.corpus, 1.0, config.batch_size, config.validation_batches)
+        self.config = config
         self.audio = AudioSource(crops, seed)
         self.audio.cut(length)
         self.mel = unit_log_mel(self.audio.corpus.sample_rate, config.n_fft, config.hop, config.num_mels)

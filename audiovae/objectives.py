@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from audiovae.config import Config
 from audiovae.criteria import CriterionConfig
 from audiovae.errors import ConfigError
-from audiovae.image.features import LabelledBatches
+from audiovae.image.features import FeatureNetwork, LabelledBatches
 from audiovae.likelihoods import Likelihood
 from audiovae.rate_control import ConstantConfig, RateControl, RateControlConfig, sum_of_levels
 from audiovae.shapes import Latent, Output
@@ -136,6 +136,11 @@ class Objective(nn.Module):
             return None
         matrices = [p for p in model.parameters() if p.ndim > 1]
         return torch.stack([self.weight_l1 * w.abs().sum() + self.weight_l2 * w.square().sum() for w in matrices]).sum()
+
+    def networks(self) -> dict[str, str]:
+        """The feature networks that criteria compare in, by the criterion's name."""
+        found = {name: getattr(criterion, "network", None) for name, criterion in self.criteria.items()}
+        return {name: network.title for name, network in found.items() if isinstance(network, FeatureNetwork)}
 
     def _importance(self, output: Output, log_prob: Tensor) -> Tensor | None:
         """The importance-weighted bound, averaged over the batch: (B, K) log p(x|z_k) -> a scalar."""

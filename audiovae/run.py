@@ -76,7 +76,7 @@ class Run:
             training |= _flat("adversary_optimizer", rival.optimizer)
         with atomic_folder(self.folder / f"checkpoint-{state.step:08d}", replace=True) as folder:
             save_model(folder, model, config, state={**model.state_dict(), **average.values},
-                       experiment=to_dict(self.experiment))
+                       experiment=to_dict(self.experiment), networks=objective.networks())
             write_tensors(folder / "training.safetensors", training)
             (folder / "state.json").write_text(json.dumps({"step": state.step, "minutes": state.minutes}) + "\n")
         for old in run_checkpoints(self.folder)[:-self.KEEP]:
@@ -94,6 +94,11 @@ class Run:
         for name, value in read_tensors(folder / "training.safetensors").items():
             group, name = name.split("/", 1)
             groups[group][name] = value
+        before = read_description(folder).get("networks", {})
+        for name, title in objective.networks().items():
+            if title != before.get(name, title):  # what is minimised would change on the way
+                raise CheckpointError(f"checkpoint {folder}: its criterion '{name}' compared in the {before[name]}, "
+                                      f"here it is the {title}: set its network as it was, or put the weights on disk.")
         try:
             model.load_state_dict(groups["weights"])
             objective.rate_control.load_state_dict(groups["rate_control"])

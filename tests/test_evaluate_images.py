@@ -162,7 +162,8 @@ def test_generated_pictures_are_scored_by_the_network_named():
     assert copied[first].mean < 0.1 * scores[first].mean
 
 
-def test_a_run_is_trained_measured_and_shown(tmp_path, capsys):
+def test_a_run_is_trained_measured_and_shown(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # no Inception here, whatever this machine holds
     (tmp_path / "small.toml").write_text(TOML)
     run, out = tmp_path / "run", tmp_path / "out"
     assert main(["train", str(tmp_path / "small.toml"), "-o", str(run)]) == 0

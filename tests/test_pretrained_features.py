@@ -1,15 +1,22 @@
 """Networks from disk: loaded from where PyTorch keeps them, refused when missing, damaged or not mere weights."""
 
+import json
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from audiovae.checkpoint import find_checkpoint, read_description
+from audiovae.commands.evaluate_images import trained_by
+from audiovae.config import from_dict
 from audiovae.criteria import PerceptualConfig
 from audiovae.errors import CheckpointError, ConfigError, ShapeError
-from audiovae.image.pretrained import INCEPTION_FILE, VGG, VGG_FILE, Inception
+from audiovae.image.pretrained import INCEPTION_FILE, VGG, VGG_FILE, Inception, comparing_network, scoring_network
 from audiovae.metrics.generation import generation_scores
+from audiovae.shapes import Batch, Condition, DataSpec
+from audiovae.train import Experiment, train
 
 pytest.importorskip("torchvision")
 
@@ -73,6 +80,51 @@ def test_inception_alone_bears_the_names_fid_and_kid(checkpoints, monkeypatch):
     rows = dict(generation_scores(torch.rand(100, 1, 4, 4), torch.rand(100, 1, 4, 4), network).rows())
     assert "FID at 100 against 100 (ImageNet Inception v3, 2048 features)" in rows
     assert "KID (ImageNet Inception v3, 2048 features)" in rows
+
+
+def pictures(side: int) -> SimpleNamespace:
+    """A source of noise in two classes."""
+    label = torch.arange(8) % 2
+    return SimpleNamespace(spec=DataSpec(channels=1, dims=2, labels=("a", "b"), size=(side, side)),
+                           config=SimpleNamespace(kind="noise"),
+                           batch=lambda step: Batch(torch.rand(8, 1, side, side), Condition(label), ("x",) * 8))
+
+
+def test_what_is_on_disk_is_taken_and_a_classifier_of_the_data_otherwise(checkpoints, monkeypatch):
+    large, small, none = pictures(16), pictures(8), DataSpec(channels=1, dims=2, size=(16, 16))
+    assert comparing_network("auto", large, steps=1).name == "noise classifier"
+    torch.save(vgg_weights(), checkpoints / VGG_FILE)
+    assert comparing_network("auto", large, steps=1).name == "ImageNet VGG-16"
+    assert comparing_network("classifier", large, steps=1).name == "noise classifier"
+    assert comparing_network("auto", small, steps=1).name == "noise classifier"  # VGG halves a side four times
+    unlabelled = SimpleNamespace(spec=none, batch=large.batch)
+    assert comparing_network("auto", unlabelled, steps=1).name == "ImageNet VGG-16"
+
+    monkeypatch.setattr("audiovae.image.pretrained.Inception", lambda: SimpleNamespace(name="Inception"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: package)
+    assert scoring_network("auto", small).name == "noise classifier"
+    (checkpoints / INCEPTION_FILE).write_bytes(b"")
+    assert scoring_network("auto", small).name == "Inception"
+    assert scoring_network("classifier", small).name == "noise classifier"
+
+
+def test_a_checkpoint_names_the_network_it_was_trained_by_and_goes_on_with_no_other(tmp_path):
+    mlp = {"kind": "mlp", "widths": [8]}
+    experiment = from_dict(Experiment, {
+        "data": {"kind": "digits"}, "train": {"steps": 1},
+        "model": {"encoder": mlp, "decoder": mlp, "bottleneck": {"kind": "gaussian", "dim": 2}},
+        "objective": {"criteria": [{"kind": "perceptual", "steps": 1, "weight": 0.5}]}})
+    train(experiment, tmp_path)
+    title = "digits classifier, 64 features"
+    assert read_description(find_checkpoint(tmp_path))["networks"] == {"perceptual": title}
+    note, = trained_by(tmp_path)
+    assert f"the criterion perceptual (weight 0.5, in the features of the {title}) beside the likelihood" in note
+    train(experiment, tmp_path, resume=True)
+
+    file = find_checkpoint(tmp_path) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"networks": {"perceptual": "ImageNet VGG-16"}}))
+    with pytest.raises(CheckpointError, match="compared in the ImageNet VGG-16, here it is the digits classifier"):
+        train(experiment, tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(("network", "file"), [(VGG, VGG_FILE), (Inception, INCEPTION_FILE)])

@@ -53,6 +53,9 @@ class Arguments:
     """Latents drawn for each picture to estimate its likelihood (IWAE-K); 0 leaves it out."""
     generate: int = 1000
     """Pictures to draw from the model and score against real ones; 0 leaves it out."""
+    network: Literal["auto", "classifier", "inception"] = "auto"
+    """Whose features they are scored in: Inception's (then it is FID) or those of a classifier of the data, trained for
+    it; auto takes Inception where its weights are on disk."""
     seed: int = 0
     """Another seed draws other recordings, pictures and latents."""
     threads: int | None = None

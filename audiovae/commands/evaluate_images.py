@@ -20,8 +20,8 @@ from audiovae.evaluate_images import PictureEvaluation, binarized, evaluate_pict
 from audiovae.files import atomic_file
 from audiovae.gallery import Exhibit, Study, interpolation, plane, samples, traversal
 from audiovae.gallery.exhibit import show
-from audiovae.image.features import classifier_of
 from audiovae.image.pictures import PartName
+from audiovae.image.pretrained import scoring_network
 from audiovae.image.source import ImageSource
 from audiovae.models import DensityModel, Model
 from audiovae.report import Report, draw_kl, draw_loss, draw_pictures, draw_usage
@@ -41,6 +41,7 @@ def run(asked: "Arguments", settings: dict[str, str | list[str]]) -> int:
     batch = held_out(source, asked.split, asked.limit, asked.seed)
     with tqdm(total=len(batch.x), unit="picture", disable=None) as bar:
         result = evaluate_pictures(model, batch, binarized(source), asked.samples, asked.seed, bar.update)
+    result.notes += trained_by(asked.model)
     if asked.generate:
         _score(result, model, source, batch, asked)
     tables = {"measures": result.table(), "latent": result.latent(), "generated": result.generated()}
@@ -75,6 +76,22 @@ def own_data(path: Path, spec: DataSpec, settings: dict[str, str | list[str]]) -
         raise ConfigError(f"model {path} was trained on pictures of (channels, size, levels) {wanted}, these are of "
                           f"{found}: name others with --data.")
     return source
+
+
+def trained_by(path: Path) -> list[str]:
+    """A note on what a model was trained by besides its likelihood, in whose features; none where there was nothing."""
+    description = read_description(find_checkpoint(path))
+    experiment, networks = description.get("experiment", {}), description.get("networks", {})
+    objective = experiment.get("objective", {})
+    found = [f"the criterion {kind} (weight {criterion['weight']:g}"
+             + (f", in the features of the {networks[kind]})" if kind in networks else ")")
+             for criterion in objective.get("criteria", ()) for kind in (criterion["kind"],)]
+    found += ["a patch discriminator"] if experiment.get("adversary") else []
+    if not found:
+        return []
+    weight = objective.get("distortion_weight", 1.0)
+    return [f"Trained by {' and '.join(found)} beside the likelihood (weight {weight:g}): what is said of bounds and "
+            "bits holds, but training did not aim at them."]
 
 
 @dataclass(frozen=True)
@@ -158,7 +175,7 @@ def _exhibits(asked: "Arguments", model: Model, source: Source, batch: Batch) ->
 def _score(result: PictureEvaluation, model: Model, source: Source, batch: Batch, asked: "Arguments") -> None:
     """Add the scores of generated pictures, or the reason why there are none."""
     try:
-        kind = getattr(source.config, "kind", "data") if isinstance(source, ImageSource) else "spectrogram"
-        result.scores = score_generated(model, classifier_of(source, kind), batch, asked.generate, asked.seed)
+        network = scoring_network(asked.network, source)
+        result.scores = score_generated(model, network, batch, asked.generate, asked.seed)
     except (ConfigError, ShapeError) as error:
         result.notes.append(f"No scores of generated pictures: {error}")

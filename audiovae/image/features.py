@@ -135,11 +135,13 @@ def train_classifier(x: Tensor, y: Tensor, name: str = "data", seed: int = 0, st
     return _fit(network, _drawn(x, y, seed, steps, batch_size), steps)
 
 
-def classifier_of(source: LabelledBatches, name: str = "data", seed: int = 0, steps: int = 200) -> Classifier:
+def classifier_of(source: LabelledBatches, seed: int = 0, steps: int = 200) -> Classifier:
     """A classifier trained on the first batches of a source of training data, as :func:`train_classifier` does.
 
-    Examples without a label are left out. Raises ConfigError where there are no labels.
+    It is named by the kind of data, where the source tells. Examples without a label are left out. Raises ConfigError
+    where there are no labels.
     """
+    name = getattr(getattr(source, "config", None), "kind", "data")
     batches = ((batch.x[known], label[known]) for batch in map(source.batch, range(steps))
                if (label := batch.condition.label) is not None and bool((known := label >= 0).any()))
     if len(source.spec.labels) < 2:

@@ -1,20 +1,23 @@
 """Feature networks with weights from elsewhere: VGG-16 and the Inception network of FID.
 
 They come with ``pip install 'audiovae[images]'``. Their weights are read from disk, where PyTorch keeps them
-($TORCH_HOME/hub/checkpoints, ~/.cache/torch without that variable), and never downloaded.
+($TORCH_HOME/hub/checkpoints, ~/.cache/torch without that variable), and never downloaded. Where one is not at hand,
+a classifier of the data takes its place, and every score and report names the one it used.
 """
 
 import importlib
+import importlib.util
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from audiovae.errors import CheckpointError, ConfigError, ExtraError, ShapeError
-from audiovae.image.features import FeatureNetwork
+from audiovae.image.features import FeatureNetwork, LabelledBatches, classifier_of
+from audiovae.shapes import DataSpec
 
 VGG_FILE = "vgg16-397923af.pth"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -91,6 +94,43 @@ class Inception(FeatureNetwork):
         pixels = (_colour("Inception", x, at_least=1).clamp(0, 1) * 255).round().to(torch.uint8)
         features, logits = self.network(pixels)
         return features, logits
+
+
+def comparing_network(wanted: Literal["auto", "classifier", "vgg"], source: LabelledBatches | None,
+                      steps: int = 200) -> FeatureNetwork:
+    """The network that data is compared in: "auto" is VGG where its weights are on disk and the data is pictures that
+    it takes, else a classifier of the data, trained for so many ``steps``.
+
+    Raises ConfigError where a classifier is wanted and there is no source, or it has no labels, and as :class:`VGG`.
+
+    >>> from audiovae.image.sets import DigitsData
+    >>> comparing_network("auto", DigitsData().build(seed=0), steps=2).title           # 8 x 8 is too small for VGG
+    'digits classifier, 64 features'
+    """
+    at_hand = source is not None and _at_hand(source.spec, VGG_FILE, "torchvision", at_least=16)
+    if wanted == "vgg" or (wanted == "auto" and at_hand):
+        return VGG()
+    if source is None:
+        raise ConfigError(f"network '{wanted}' wants the training data: build it with its source, or take network "
+                          "'vgg'.")
+    return classifier_of(source, steps=steps)
+
+
+def scoring_network(wanted: Literal["auto", "classifier", "inception"], source: LabelledBatches) -> FeatureNetwork:
+    """The network that generated pictures are scored in: "auto" is Inception where its weights are on disk, else a
+    classifier of the data.
+
+    Raises ConfigError where a classifier is wanted of data without labels, and as :class:`Inception`.
+    """
+    if wanted == "inception" or (wanted == "auto" and _at_hand(source.spec, INCEPTION_FILE, "torch_fidelity")):
+        return Inception()
+    return classifier_of(source)
+
+
+def _at_hand(data: DataSpec, file: str, package: str, at_least: int = 1) -> bool:
+    """Whether a network's weights and package are there, and the data is pictures that it takes."""
+    takes = data.dims == 2 and data.channels in (1, 3) and min(data.size or (0,)) >= at_least
+    return takes and _path(file).is_file() and importlib.util.find_spec(package) is not None
 
 
 def _colour(owner: str, x: Tensor, at_least: int) -> Tensor:
