@@ -332,6 +332,9 @@ def test_the_alarm_sounds_for_beta_100_and_names_the_remedy_and_not_for_a_health
     ({"rate": 0.01, "active_units": 2.0, "beta": 0.5}, EARLY, "free_bits"),
     ({"rate": 9.0, "active_units": 0.0, "beta": 1.0}, EARLY, "0 active units"),
     ({"rate": 55.0, "perplexity": 1.01}, EARLY, "the codes have collapsed"),
+    ({"rate": 2.3, "active_units_0": 0.0, "labelled_1": 0.1}, EARLY, "0 active units"),  # M2: the label has a rate too
+    ({"rate": 55.0, "perplexity_0": 300.0, "perplexity_1": 1.2}, EARLY, "perplexity 1.2"),
+    ({"rate": 9.0, "active_units_0": 3.0, "active_units_1": 5.0}, EARLY, None),
     ({"rate": 0.01, "active_units": 0.0, "beta": 1.0}, EARLY - 1, None),
     ({"rate": 9.0, "active_units": 3.0, "beta": 1.0}, EARLY, None),
     ({"rate": 0.0, "active_share": 0.0}, EARLY, None),  # a plain autoencoder has no rate to lose
