@@ -1,7 +1,9 @@
 """`audiovae latents`: what is shown is what was computed, and what does not apply is one line with a reason."""
 
 import re
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -80,11 +82,10 @@ def test_a_page_shows_what_applies_and_says_why_the_rest_does_not(runs, tmp_path
     monkeypatch.setattr("audiovae.report.page.DPI", 20)  # small pictures are quickly drawn
     code, said, _ = latents(capsys, "report", "--model", runs / "sound", "-o", tmp_path, "--steps", 3, "--count", 2)
     page = (tmp_path / "latents.html").read_text()
-    assert code == 0 and "5 of 8 exhibits apply" in said and page.count("<audio") == 2 + 5 + 3 + 6
-    for heading in ("Samples", "Interpolation", "Traversal", "Attribute vector", "Diagnosis"):
+    assert code == 0 and "6 of 8 exhibits apply" in said and page.count("<audio") == 2 + 5 + 3 + 6 + 4
+    for heading in ("Samples", "Interpolation", "Traversal", "Attribute vector", "Nearest training", "Diagnosis"):
         assert f"<h2>{heading}" in page
-    for reason in ("restyle: restyling wants a model that is told labels", "manifold: a manifold is a plane of",
-                   "nearest: the nearest example is looked for among pictures"):
+    for reason in ("restyle: restyling wants a model that is told labels", "manifold: a manifold is a plane of"):
         assert reason in page
 
 
@@ -146,7 +147,6 @@ def test_a_label_alone_and_the_settings_of_the_data(runs, tmp_path, capsys):
     (("sample", "--model", "vae", "--data.binarise", "none"), "nearest: binarize"),
     (("interpolate", "--model", "vae", "--recordings", "a.wav"), "--recordings wants two"),
     (("interpolate", "--model", "vae", "--recordings", "a.wav", "b.wav"), "this one is of pictures"),
-    (("nearest", "--model", "sound"), "looked for among pictures"),
     (("walk", "--model", "vae"), "walk")])
 def test_what_cannot_be_is_one_line(runs, tmp_path, capsys, monkeypatch, words, said):
     monkeypatch.chdir(runs)
@@ -231,6 +231,24 @@ def test_neighbours_are_the_nearest_of_the_training_data(runs):
     for one, (_, name, distance, _ratio) in zip(x, table.rows, strict=True):
         truth = [float(((one - other) ** 2).sum()) ** 0.5 for other in study.train.x]
         assert study.train.names[truth.index(min(truth))] == name and distance == pytest.approx(min(truth), rel=1e-5)
+
+
+def test_a_copied_recording_is_found_out_though_it_comes_later(runs):
+    """A decoder that says training recordings, eight frames late, is caught by its ratio near 0, and by name."""
+    study = open_study(runs / "sound")
+    wave = torch.nn.functional.pad(study.train.x, (4096, 4096))  # so that nothing leaves at the ends
+    padded = replace(study, train=replace(study.train, x=wave),
+                     held_out=replace(study.held_out, x=torch.nn.functional.pad(study.held_out.x, (4096, 4096))))
+    told = [5, 2]
+    padded.__dict__["inner"] = SimpleNamespace(
+        embedding=None, bottleneck=study.inner.bottleneck, sample_prior=lambda *_: torch.zeros(2, 3, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[neighbours.__module__], "generate", lambda *_: wave[told].roll(8 * 256, dims=2))
+        exhibit = neighbours(padded, count=2)
+    table, = exhibit.tables.values()
+    for (_, name, _distance, ratio), place in zip(table.rows, told, strict=True):
+        assert ratio < 0.02 and name == study.train.names[place]
+    assert list(exhibit.sounds)[:2] == ["sample 1", f"nearest to 1: {study.train.names[5]}"]
 
 
 def test_without_a_prior_samples_come_from_the_fitted_normal_and_say_so(runs):

@@ -41,7 +41,7 @@ class Arguments:
 
     sample: new data. interpolate: from one example to the next. traverse: each latent dimension alone. attribute:
     along the vector of an attribute. manifold: the plane of two dimensions. restyle: one style as every label.
-    nearest: samples beside their nearest training pictures. diagnose: what is used, what is known, holes. augment:
+    nearest: samples beside their nearest training examples. diagnose: what is used, what is known, holes. augment:
     variations of the training data, for a new data set. report: one page of all of these that apply, but augment.
 
     The data is the run's own; settings such as --data.corpus change it.
@@ -117,7 +117,7 @@ def _exhibits(study: Study, arguments: Arguments) -> dict[str, Callable[[], Exhi
         "attribute": lambda: attribute(study, arguments.with_labels, arguments.without, arguments.by),
         "manifold": lambda: plane(study, count or 15),
         "restyle": lambda: restyled(study, count or 8),
-        "nearest": lambda: neighbours(study, count or 12),
+        "nearest": lambda: neighbours(study, count or (OF_SOUND if sound else 12)),
         "diagnose": lambda: diagnosis(study),
     }
 

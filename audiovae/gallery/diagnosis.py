@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from audiovae.bottlenecks import Gaussian
-from audiovae.errors import ConfigError
 from audiovae.gallery.exhibit import Exhibit, show
 from audiovae.gallery.study import Study, pick
 from audiovae.latents import encode, generate, kl_per_dimension, locate, novelty
 from audiovae.latents.coding import draw, drawn, sampled
+from audiovae.latents.neighbours import timeless
 from audiovae.metrics import Interval
 from audiovae.metrics.latents import (
     active_units,
@@ -58,28 +58,31 @@ def diagnosis(study: Study) -> Exhibit:
 
 
 def neighbours(study: Study, count: int = 12) -> Exhibit:
-    """Samples above their nearest training pictures: new, or copies?
-
-    Raises ConfigError for a model of sound: a waveform a little later is far from itself.
+    """Samples above their nearest training examples: new, or copies? Sound is compared as :func:`timeless` hears it.
 
     >>> from audiovae.gallery.study import example_study
     >>> list(neighbours(example_study(), count=4).tables)
-    ['Distance to the nearest training picture, and over that of held-out ones']
+    ['Distance to the nearest training example, and over that of held-out ones']
     """
-    if study.sample_rate is not None:
-        raise ConfigError("latents: the nearest example is looked for among pictures: a waveform a little later is far "
-                          "from itself.")
     told, label = None, study.train.condition.label
     if study.inner.embedding is not None and label is not None:
         told = Condition(label[torch.randint(len(label), (count,), generator=study.generator)])
     x = generate(study.model, study.draw(count), told)
-    found = novelty(x, study.train.x, study.held_out.x[:COMPARED])
-    sentence = (f"{count} samples, and below each the nearest of {len(study.train.x)} training pictures, "
-                f"{float(found.ratio.mean()):.2f} times as far as that of held-out pictures is (near 0: copies).")
-    exhibit = show("nearest", "Nearest training pictures", sentence, [x, study.train.x[found.index]],
-                   ["sample", "nearest"])
+    rate, compared = study.sample_rate, (x, study.train.x, study.held_out.x[:COMPARED])
+    found = novelty(*(compared if rate is None else (timeless(part, rate) for part in compared)))
+    close = study.train.x[found.index]
+    sentence = (f"{count} samples, and below each the nearest of {len(study.train.x)} training examples, "
+                f"{float(found.ratio.mean()):.2f} times as far as that of held-out ones is (near 0: copies)")
+    if rate is None:
+        shown, names = [x, close], ["sample", "nearest"]
+    else:
+        sentence += ", by the spectra of their log-mel bands over time: a shift is no distance"
+        shown = [one for pair in zip(x.split(1), close.split(1), strict=True) for one in pair]
+        names = [name for i, place in enumerate(found.index.tolist(), 1)
+                 for name in (f"sample {i}", f"nearest to {i}: {study.train.names[place]}")]
+    exhibit = show("nearest", "Nearest training examples", f"{sentence}.", shown, names, sample_rate=rate)
     rows = zip(found.index.tolist(), found.distance.tolist(), found.ratio.tolist(), strict=True)
-    exhibit.tables["Distance to the nearest training picture, and over that of held-out ones"] = Table(
+    exhibit.tables["Distance to the nearest training example, and over that of held-out ones"] = Table(
         ("sample", "nearest", "distance", "ratio"),
         [(str(i + 1), study.train.names[place], distance, ratio) for i, (place, distance, ratio) in enumerate(rows)])
     return exhibit

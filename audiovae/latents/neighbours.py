@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from audiovae.audio.features import LogMel
 from audiovae.errors import ShapeError
 
 CHUNK = 2000  # training examples compared at a time
+HEARD = 64  # recordings turned into spectra at a time
 
 
 def nearest(x: Tensor, training: Tensor, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
@@ -33,6 +35,22 @@ def nearest(x: Tensor, training: Tensor, chunk: int = CHUNK) -> tuple[Tensor, Te
         distance = torch.where(closer, found.values, distance)
         index = torch.where(closer, found.indices + start, index)
     return distance, index
+
+
+def timeless(x: Tensor, sample_rate: int) -> Tensor:
+    """What sound (B, C, T) at ``sample_rate`` Hz is like, whenever it sounds: (B, M, F), for :func:`nearest`.
+
+    The magnitudes of each log-mel band's spectrum over time. A shift by a few frames turns only their phases, so that
+    a copy a little later is still a copy; what leaves at one end or comes in at the other does count.
+
+    >>> wave = torch.zeros(2, 1, 8192)
+    >>> wave[0, :, 3000:4000] = wave[1, :, 4024:5024] = torch.randn(1000)                       # 4 frames later
+    >>> a, b = timeless(wave, 16000)
+    >>> bool((a - b).norm() < 1e-3 * a.norm())
+    True
+    """
+    mel = LogMel(sample_rate, n_fft=1024, hop=256, num_mels=40)
+    return torch.cat([torch.fft.rfft(mel(part.mean(1, keepdim=True)), dim=2).abs() for part in x.split(HEARD)])
 
 
 @dataclass(frozen=True)
