@@ -233,6 +233,13 @@ def test_neighbours_are_the_nearest_of_the_training_data(runs):
         assert study.train.names[truth.index(min(truth))] == name and distance == pytest.approx(min(truth), rel=1e-5)
 
 
+def test_copies_are_looked_for_among_all_training_examples(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("audiovae.commands.latents.MOST", 50)
+    for action, count in (("nearest", 1439), ("attribute", 50)):
+        code, said, _ = latents(capsys, action, "--model", runs / "vae", "-o", tmp_path, "--count", 2, "--limit", 20)
+        assert code == 0 and f"{count} training examples" in said
+
+
 def test_a_copied_recording_is_found_out_though_it_comes_later(runs):
     """A decoder that says training recordings, eight frames late, is caught by its ratio near 0, and by name."""
     study = open_study(runs / "sound")

@@ -24,6 +24,7 @@ from audiovae.gallery import (
     samples,
     traversal,
 )
+from audiovae.gallery.study import MOST
 from audiovae.latents import augment, write_variations
 from audiovae.report import Report
 
@@ -91,7 +92,8 @@ def main(argv: list[str]) -> int:
     if arguments.recordings and (arguments.action != "interpolate" or len(arguments.recordings) != 2):
         raise ConfigError("--recordings wants two recordings, for the action interpolate.")
     torch.manual_seed(arguments.seed)
-    study = open_study(arguments.model, settings, arguments.split, arguments.limit, arguments.seed)
+    most = None if arguments.action == "nearest" else MOST  # a copy may be of any of them
+    study = open_study(arguments.model, settings, arguments.split, arguments.limit, arguments.seed, most)
     if arguments.action == "augment":
         return _augment(study, arguments)
     exhibits = _exhibits(study, arguments)

@@ -24,7 +24,7 @@ from audiovae.metrics.latents import fitted_draws
 from audiovae.models import Autoencoder, Model
 from audiovae.shapes import Batch, Condition
 
-MOST = 10_000  # training examples held in memory
+MOST = 10_000  # training examples, where some stand for all
 
 
 @dataclass(frozen=True)
@@ -123,12 +123,12 @@ class _Section(Config):
 
 
 def open_study(path: Path, settings: Mapping[str, Any] | None = None, part: PartName = "test", limit: int = 1000,
-               seed: int = 0) -> Study:
+               seed: int = 0, most: int | None = MOST) -> Study:
     """The study of a training run or checkpoint: its model, and the data its own configuration names.
 
     ``settings`` such as {"data.corpus": "..."} change that. Of data that is cut anew for every batch (crops of
     recordings) the held-out examples are those of validation, whatever ``part`` says. At most ``limit`` examples are
-    held out, and 10,000 of training kept.
+    held out, and ``most`` of training kept, None for all.
 
     Raises CheckpointError where the checkpoint does not tell its data, ConfigError on unknown settings or a model
     without a continuous latent, and as the data's reader does.
@@ -152,11 +152,11 @@ def open_study(path: Path, settings: Mapping[str, Any] | None = None, part: Part
         raise CheckpointError(f"model {path} is of {model.data}, but the data is {source.spec}: take data of its kind.")
     gender: dict[str, str] = {}
     if isinstance(source, ImageSource):
-        train, held_out = _some(source.part("train"), MOST, seed), _some(source.part(part), limit, seed)
+        train, held_out = _some(source.part("train"), most, seed), _some(source.part(part), limit, seed)
     else:
         part = "valid"
         train, held_out = _joined([source.batch(step) for step in range(64)]), _joined(source.validation())
-        train, held_out = _some(train, MOST, seed), _some(held_out, limit, seed)
+        train, held_out = _some(train, most, seed), _some(held_out, limit, seed)
         crops = source.audio if isinstance(source, SpectrogramSource) else source
         if isinstance(crops, AudioSource):
             gender = {u.id: u.gender for u in crops.corpus.all if u.gender}
@@ -235,8 +235,10 @@ def _joined(batches: Sequence[Batch]) -> Batch:
                  tuple(name for batch in batches for name in batch.names))
 
 
-def _some(batch: Batch, limit: int, seed: int) -> Batch:
-    """At most ``limit`` examples, drawn by lot; those of one seed are always the same."""
+def _some(batch: Batch, limit: int | None, seed: int) -> Batch:
+    """At most ``limit`` examples, drawn by lot; those of one seed are always the same. All where it is None."""
+    if limit is None:
+        return batch
     if limit < 1:
         raise ConfigError(f"latents: --limit wants 1 example or more, got {limit}.")
     if len(batch.x) <= limit:
