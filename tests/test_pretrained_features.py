@@ -3,6 +3,7 @@
 import json
 import pickle
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_inception_alone_bears_the_names_fid_and_kid(checkpoints, monkeypatch):
     assert "KID (ImageNet Inception v3, 2048 features)" in rows
 
 
-def pictures(side: int) -> SimpleNamespace:
+def pictures(side: int) -> Any:
     """A source of noise in two classes."""
     label = torch.arange(8) % 2
     return SimpleNamespace(spec=DataSpec(channels=1, dims=2, labels=("a", "b"), size=(side, side)),
@@ -97,7 +98,7 @@ def test_what_is_on_disk_is_taken_and_a_classifier_of_the_data_otherwise(checkpo
     assert comparing_network("auto", large, steps=1).name == "ImageNet VGG-16"
     assert comparing_network("classifier", large, steps=1).name == "noise classifier"
     assert comparing_network("auto", small, steps=1).name == "noise classifier"  # VGG halves a side four times
-    unlabelled = SimpleNamespace(spec=none, batch=large.batch)
+    unlabelled: Any = SimpleNamespace(spec=none, batch=large.batch)
     assert comparing_network("auto", unlabelled, steps=1).name == "ImageNet VGG-16"
 
     monkeypatch.setattr("audiovae.image.pretrained.Inception", lambda: SimpleNamespace(name="Inception"))
