@@ -40,8 +40,21 @@ def decoder_halo(field: Field) -> tuple[int, int]:
     return halo(field, 1)
 
 
+def windows(start: int, end: int, last: int, halo: tuple[int, int], block: int) -> Iterator[tuple[int, int, int, int]]:
+    """Blocks of latent steps ``start`` to ``end``, each with the window that gives it: (start, stop, low, high).
+
+    ``last`` is where the data ends, as far as it is known.
+
+    >>> list(windows(0, 10, 10, halo=(1, 2), block=4))
+    [(0, 4, 0, 6), (4, 8, 3, 10), (8, 10, 7, 10)]
+    """
+    for first in range(start, end, block):
+        stop = min(first + block, end)
+        yield first, stop, max(0, first - halo[0]), min(stop + halo[1], last)
+
+
 def blockwise(pieces: Iterable[Tensor], process: Callable[[Tensor], Tensor], halo: tuple[int, int],
-              block: int, unit_in: int, unit_out: int) -> Iterator[Tensor]:
+              block: int, unit_in: int, unit_out: int, lead: int = 0) -> Iterator[Tensor]:
     """Apply ``process`` to a stream cut along its last axis, block by block.
 
     Parameters
@@ -50,6 +63,7 @@ def blockwise(pieces: Iterable[Tensor], process: Callable[[Tensor], Tensor], hal
     process : maps (..., k * unit_in) to (..., k * unit_out) and looks no further than ``halo``.
     halo, block : in latent steps.
     unit_in, unit_out : entries a latent step takes before and after ``process``.
+    lead : latent steps of a first, shorter block, where the others are to end later by as many.
 
     >>> pieces = [torch.arange(3.0), torch.arange(3.0, 10.0)]
     >>> torch.cat(list(blockwise(pieces, lambda x: 2 * x, (1, 1), block=4, unit_in=1, unit_out=1)))
@@ -61,12 +75,10 @@ def blockwise(pieces: Iterable[Tensor], process: Callable[[Tensor], Tensor], hal
 
     def emit(end: int, last: int) -> Iterator[Tensor]:
         nonlocal first, done, held
-        while done < end:
-            stop = min(done + block, end)
-            low, high = max(0, done - left), min(stop + right, last)
+        for start, stop, low, high in windows(done, end, last, halo, block):
             buffer = held[0] if len(held) == 1 else torch.cat(held, dim=-1)
             window = buffer[..., (low - first) * unit_in:(high - first) * unit_in]
-            yield process(window)[..., (done - low) * unit_out:(stop - low) * unit_out]
+            yield process(window)[..., (start - low) * unit_out:(stop - low) * unit_out]
             done = stop
             keep = max(0, done - left)
             held, first = [buffer[..., (keep - first) * unit_in:]], keep
@@ -76,7 +88,9 @@ def blockwise(pieces: Iterable[Tensor], process: Callable[[Tensor], Tensor], hal
         held.append(piece)
         entries += piece.shape[-1]
         steps = entries // unit_in
-        ready = (steps - right) // block * block  # only whole blocks whose halo is there
+        ready = (steps - right - lead) // block * block + lead  # only whole blocks whose halo is there
+        if lead and not done and ready >= lead:
+            yield from emit(lead, steps)
         if ready > done:
             yield from emit(ready, steps)
     if entries % unit_in:
@@ -102,9 +116,24 @@ def partwise(pieces: Iterable[Tensor], parts: Iterable[Part], block: int, unit: 
     >>> torch.cat(list(partwise([torch.tensor([1.0, 4.0, 9.0, 16.0])], parts, block=1, unit=1)))
     tensor([1., 2., 2., 2.])
     """
-    stream = iter(pieces)
+    stream, parts = iter(pieces), list(parts)
+    later = part_halo(parts, unit)[1]  # what the parts still to come wait for: their blocks end as much earlier
     for process, field in parts:
-        unit_out = int(unit / field.stride)
-        stream = blockwise(stream, process, halo(field, unit), block, unit, unit_out)
+        sides, unit_out = halo(field, unit), int(unit / field.stride)
+        later -= sides[1]
+        stream = blockwise(stream, process, sides, block, unit, unit_out, later % block)
         unit = unit_out
     return stream
+
+
+def part_halo(parts: Iterable[Part], unit: int) -> tuple[int, int]:
+    """Latent steps that :func:`partwise` sees before and after a block: the sums of those of every part.
+
+    >>> part_halo([(torch.relu, Field.conv(8, stride=4, padding=2)), (torch.relu, Field.conv(3, padding=1))], unit=4)
+    (2, 2)
+    """
+    left = right = 0
+    for _, field in parts:
+        sides = halo(field, unit)
+        left, right, unit = left + sides[0], right + sides[1], int(unit / field.stride)
+    return left, right

@@ -1,9 +1,8 @@
 """What a user of codes holds: recordings in, codes out, and back, in constant memory over any length."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,15 @@ from torch import Tensor, nn
 
 from audiovae.audio.features import LogMel
 from audiovae.audio.resample import resample
-from audiovae.blocks import blockwise, decoder_halo, encoder_halo, partwise
+from audiovae.batches import Together
+from audiovae.blocks import blockwise, decoder_halo, encoder_halo, part_halo, partwise, windows
 from audiovae.bottlenecks.rvq import ResidualQuantizer
 from audiovae.checkpoint import DEFAULT, find_checkpoint, fingerprint, load_model
 from audiovae.codes import CodeHeader, CodePrior, Codes
 from audiovae.codes.prior import FILE
 from audiovae.errors import AudioError, CheckpointError, ConfigError, LabelError, ShapeError, nearest
 from audiovae.models import Autoencoder, Model
-from audiovae.nn.field import Field, compose
+from audiovae.nn.field import Field, Part, compose
 from audiovae.shapes import Condition
 
 # Latent steps at once: enough that the halo costs little, few enough that activations stay in cache. Steps,
@@ -31,8 +31,8 @@ BLOCK = 1000
 class Codec:
     """A trained model with a discrete bottleneck, for use on recordings of any length.
 
-    Blocks are cut with the halo that the model's receptive field asks for, so chunked = whole; a batch
-    is encoded one by one, so it gives each recording the codes it would get alone. ``block`` is how many latent
+    Blocks are cut with the halo that the model's receptive field asks for, so chunked = whole; a batch gives each
+    recording the very codes, and each code the very samples, that it would give alone. ``block`` is how many latent
     steps are worked on at once: 1, set on a codec that serves a live stream, gives every packet as soon as it can.
     A ``prior`` over its codes makes their files smaller, and nothing else.
 
@@ -63,6 +63,11 @@ class Codec:
             prior.check(self.fingerprint, (self.num_codes,))
         self.block = BLOCK
         self.fields: tuple[Field, Field] = (model.encoder.field, model.decoder.field)  # type: ignore[assignment]
+        random, least = torch.Generator().manual_seed(0), min(self.num_codes)
+        self._encoding = Together(lambda x, lengths, labels: model.hidden(x, None, lengths),
+                                  lambda *shape: 0.1 * torch.randn(shape, generator=random), self.hop, 1)
+        self._decoding = Together(lambda x, lengths, labels: model.decode(x, Condition(labels), lengths=lengths),
+                                  lambda *shape: torch.randint(least, shape, generator=random), 1, self.hop)
 
     @property
     def latency(self) -> float:
@@ -91,6 +96,39 @@ class Codec:
 
         Raises AudioError if it is too short, not finite or empty; LabelError on an unknown speaker.
         """
+        return self.encode_batch([waveform], sample_rate, speaker)[0]
+
+    def encode_batch(self, waveforms: Sequence[Tensor | np.ndarray], sample_rate: int, speaker: str | None = None,
+                     lengths: Sequence[int] | None = None) -> list[Codes]:
+        """Waveforms of any lengths, or a padded tensor (B, T) and its ``lengths`` in samples, to Codes each.
+
+        They are those that :meth:`encode` gives each of them, which is faster together for short recordings.
+        Errors are as there, and ShapeError where ``lengths`` do not fit.
+
+        >>> from audiovae.models import AutoencoderConfig
+        >>> from audiovae.shapes import DataSpec
+        >>> codec = Codec(AutoencoderConfig().build(DataSpec(channels=1, dims=1, sample_rate=16000)))
+        >>> padded = torch.randn(2, 9000)
+        >>> batch = codec.encode_batch(padded, 16000, lengths=[9000, 5000])
+        >>> [codes.levels[0].shape for codes in batch], [len(wave) for wave in codec.decode_batch(batch)]
+        ([(8, 29), (8, 16)], [9000, 5000])
+        """
+        if lengths is not None:
+            if len(lengths) != len(waveforms) or any(not 0 < n <= w.shape[-1]
+                                                     for w, n in zip(waveforms, lengths, strict=False)):
+                raise ShapeError(f"Codec.encode_batch wants a length of 1 to T for each of {len(waveforms)} waveforms, "
+                                 f"got {list(lengths)}.")
+            waveforms = [wave[..., :n] for wave, n in zip(waveforms, lengths, strict=True)]
+        waves = [self._checked(waveform, sample_rate) for waveform in waveforms]
+        padded = [F.pad(wave, (0, -len(wave) % self.hop))[None] for wave in waves]
+        levels = self._blocks(padded, self._encode, [-1] * len(waves), self._halos[0], self.hop)
+        batch = []
+        for wave, level in zip(waves, levels, strict=True):
+            its = self.closest_speaker(wave) if speaker is None and self.speakers else speaker
+            batch.append(self.codes([level.numpy()], lambda length=len(wave): length, its))
+        return batch
+
+    def _checked(self, waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
         wave = mono(waveform)
         if not torch.isfinite(wave).all():
             raise AudioError("Codec.encode: the waveform has NaN or infinite samples.")
@@ -98,9 +136,37 @@ class Codec:
         if len(wave) < self.hop:
             raise AudioError(f"Codec.encode: {len(wave)} samples at {self.sample_rate} Hz are shorter than one "
                              f"latent step ({self.hop}).")
-        if speaker is None and self.speakers:
-            speaker = self.closest_speaker(wave)
-        return self.codes(self.encode_stream([wave]), lambda: len(wave), speaker)
+        return wave
+
+    @property
+    def half_a_second(self) -> int:
+        """Latent steps in it: the ``block`` for streams, a balance of what is waited for and what is worked twice."""
+        return max(1, round(0.5 * self.sample_rate / self.hop))
+
+    @property
+    def lags(self) -> tuple[float, float]:
+        """Seconds that a stream's codes, and its sound, may lag behind what has come, with this ``block``.
+
+        The most that a sample waits for its code, or a code for its sound: a block, and the halo after it.
+        """
+        parts = (self.model.encoder_parts(self.stages), self.hop), (self._decoder_parts(None), 1)
+        rights = [(part_halo(*its) if self.block < sum(halo) else halo)[1]
+                  for its, halo in zip(parts, self._halos, strict=True)]
+        encoding, decoding = ((self.block + right) * self.hop / self.sample_rate for right in rights)
+        return encoding, decoding
+
+    @property
+    def _halos(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Latent steps that a block of the encoder, and of the decoder, is given before and after it.
+
+        One at least after the decoder's: it stays behind until the end is known, to be cropped.
+        """
+        left, right = decoder_halo(self.fields[1])
+        return encoder_halo(self.fields[0]), (left, max(right, 1))
+
+    def _decoder_parts(self, speaker: str | None) -> list[Part]:
+        wait = 0 if decoder_halo(self.fields[1])[1] else self.hop
+        return [*self.model.decoder_parts(self.condition(speaker)), (nn.Identity(), Field(right=Fraction(wait)))]
 
     def header(self, speaker: str | None = None) -> CodeHeader:
         """All that decoding this codec's codes needs to know besides their length."""
@@ -113,23 +179,77 @@ class Codec:
         level = np.concatenate(list(blocks), axis=1)
         return Codes((level,), num_samples=num_samples(), prior=self.prior, **vars(self.header(speaker)))
 
-    def decode(self, codes: Codes, speaker: str | None = None) -> Tensor:
+    def decode(self, codes: Codes, speaker: str | None = None, start: float = 0.0, stop: float | None = None) -> Tensor:
         """Codes to the waveform (T,) at ``sample_rate``, exactly as long as what was encoded.
 
-        Raises CodeFileError if another model made the codes, LabelError on an unknown speaker.
+        ``start`` and ``stop``, in seconds, ask for a part: bit for bit that of the whole, for the work of the blocks
+        it lies in. Raises CodeFileError if another model made the codes, LabelError on an unknown speaker, ShapeError
+        where there is no such part.
         """
-        codes.check_fingerprint(self.fingerprint)
-        pieces = self.decode_stream(codes.levels, lambda: codes.num_samples, speaker or codes.label)
-        return torch.cat([torch.zeros(0), *pieces])
+        first, last = codes.samples(start, stop)
+        return self._decoded([codes], speaker, (first // self.hop, -(-last // self.hop)))[0][
+            first % self.hop:first % self.hop + last - first]
+
+    def decode_batch(self, batch: Sequence[Codes], speaker: str | None = None) -> list[Tensor]:
+        """Codes each to the waveform (T,) that :meth:`decode` gives it, faster together if they are short."""
+        return [wave[:codes.num_samples] for wave, codes in zip(self._decoded(batch, speaker), batch, strict=True)]
+
+    def _decoded(self, batch: Sequence[Codes], speaker: str | None,
+                 part: tuple[int, int] | None = None) -> list[Tensor]:
+        """Each to the waveform (L * hop,) of its latent steps, or of those in ``part``."""
+        for codes in batch:
+            codes.check_fingerprint(self.fingerprint)
+        labels = [self._label(speaker or codes.label) for codes in batch]
+        waves = self._blocks([torch.from_numpy(codes.levels[0]) for codes in batch], self._decode, labels,
+                             self._halos[1], 1, part)
+        return [wave[0] for wave in waves]
+
+    def _blocks(self, batch: Sequence[Tensor], run: Callable[[list[Tensor], list[int]], list[Tensor]],
+                labels: Sequence[int], halo: tuple[int, int], unit: int,
+                part: tuple[int, int] | None = None) -> list[Tensor]:
+        """``run`` on the windows (C, n * unit) of every one of ``batch`` (C, L * unit), cut as a stream cuts them.
+
+        Only those steps that are in ``part`` are given, and only the windows run that it touches.
+        """
+        block = self._block(halo)
+        cuts = [[cut for cut in windows(0, x.shape[-1] // unit, x.shape[-1] // unit, halo, block)
+                 if part is None or (cut[0] < part[1] and cut[1] > part[0])] for x in batch]
+        cut = [x[:, low * unit:high * unit] for x, its in zip(batch, cuts, strict=True) for *_, low, high in its]
+        done = iter(run(cut, [label for label, its in zip(labels, cuts, strict=True) for _ in its]))
+        joined = []
+        for its in cuts:
+            parts = []
+            for start, stop, low, high in its:
+                out = next(done)
+                step = out.shape[-1] // (high - low)
+                if part is not None:
+                    start, stop = max(start, part[0]), min(stop, part[1])
+                parts.append(out[:, (start - low) * step:(stop - low) * step])
+            joined.append(torch.cat(parts, dim=-1))
+        return joined
+
+    def _encode(self, pieces: list[Tensor], labels: list[int]) -> list[Tensor]:
+        """Windows (1, n * hop) of waveforms to codes (Q, n)."""
+        halo = self._halos[0]
+        hidden = self._encoding(pieces, labels, self._block(halo) + sum(halo), BLOCK)
+        return [self.model.quantize(h[None], self.stages)[0].cpu() for h in hidden]
+
+    def _decode(self, pieces: list[Tensor], labels: list[int]) -> list[Tensor]:
+        """Windows (Q, n) of codes to waveforms (1, n * hop), told each its label."""
+        halo = self._halos[1]
+        return [wave.cpu() for wave in self._decoding(pieces, labels, self._block(halo) + sum(halo), BLOCK)]
+
+    def _block(self, halo: tuple[int, int]) -> int:
+        """``block``, unless it is so small that a stream goes part by part: whole windows would only be slow then."""
+        return self.block if self.block >= sum(halo) else BLOCK
 
     def encode_stream(self, pieces: Iterable[Tensor]) -> Iterator[np.ndarray]:
         """Pieces (n,) of a waveform at ``sample_rate``, however cut, to blocks (Q, L) of its codes."""
-        waves = (piece[None, None] for piece in self._padded(pieces))
-        halo = encoder_halo(self.fields[0])
+        waves, halo = (piece[None, None] for piece in self._padded(pieces)), self._halos[0]
         if self.block < sum(halo):
             stream = partwise(waves, self.model.encoder_parts(self.stages), self.block, self.hop)
         else:
-            encode = partial(self.model.encode, stages=self.stages)
+            encode = lambda x: self._encode([x[0]], [-1])[0][None]  # noqa: E731
             stream = blockwise(waves, encode, halo, self.block, unit_in=self.hop, unit_out=1)
         for block in stream:
             yield block[0].cpu().numpy()
@@ -141,7 +261,7 @@ class Codec:
         ``num_samples`` tells the exact length, asked for after the last block; the last latent step is
         cropped to it.
         """
-        condition, ended, done = self.condition(speaker), False, 0
+        label, ended, done = self._label(speaker), False, 0
 
         def codes() -> Iterator[Tensor]:
             nonlocal ended
@@ -149,14 +269,11 @@ class Codec:
                 yield torch.from_numpy(block)[None]
             ended = True
 
-        left, right = decoder_halo(self.fields[1])
-        wait = 0 if right else 1  # one step at least stays behind until the end is known, to be cropped
-        if self.block < left + right:
-            parts = [*self.model.decoder_parts(condition), (nn.Identity(), Field(right=Fraction(wait * self.hop)))]
-            stream = partwise(codes(), parts, self.block, unit=1)
+        if self.block < sum(self._halos[1]):
+            stream = partwise(codes(), self._decoder_parts(speaker), self.block, unit=1)
         else:
-            decode = partial(self.model.decode, condition=condition)
-            stream = blockwise(codes(), decode, (left, right + wait), self.block, unit_in=1, unit_out=self.hop)
+            decode = lambda c: self._decode([c[0]], [label])[0][None]  # noqa: E731
+            stream = blockwise(codes(), decode, self._halos[1], self.block, unit_in=1, unit_out=self.hop)
         for block in stream:
             piece = block[0, 0].cpu()
             yield piece[:num_samples() - done] if ended else piece
@@ -164,8 +281,12 @@ class Codec:
 
     def condition(self, speaker: str | None) -> Condition:
         """What the decoder is told for a speaker's name; None is "unknown"."""
+        return Condition(torch.tensor([self._label(speaker)]))
+
+    def _label(self, speaker: str | None) -> int:
+        """What the decoder is told for a speaker's name; -1 is "unknown"."""
         speaker = self.check(speaker)
-        return Condition() if speaker is None else Condition(torch.tensor([self.speakers.index(speaker)]))
+        return -1 if speaker is None else self.speakers.index(speaker)
 
     def check(self, speaker: str | None) -> str | None:
         """The name itself if this model knows it; LabelError with the nearest names if not."""

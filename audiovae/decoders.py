@@ -18,7 +18,7 @@ from audiovae.audio.features import InverseSTFT
 from audiovae.autoregressive import PixelCNNDecoder
 from audiovae.config import Config, Count, Whole
 from audiovae.errors import ConfigError
-from audiovae.nn.conv import SameConv, Upsample, is_causal
+from audiovae.nn.conv import SameConv, Upsample, is_causal, within
 from audiovae.nn.convnext import ConvNeXtStack
 from audiovae.nn.field import Field, Part, compose
 from audiovae.nn.mlp import Activation, perceptron
@@ -52,11 +52,14 @@ class StridedDecoder(nn.Module):
         layers = [self.into, *(part for pair in zip(self.stacks, self.ups, strict=True) for part in pair)]
         self.field: Field = compose(*(layer.field for layer in layers))  # type: ignore[misc]
 
-    def forward(self, z: Tensor, vector: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, vector: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         check("StridedDecoder", z, self.channels_in, self.dims, letter="D")
-        h = self.into(z)
+        mask = None if lengths is None else within(lengths, z.shape[-1], z.shape[-1])[:, None]
+        h = self.into(z if mask is None else z * mask)
         for stack, up in zip(self.stacks, self.ups, strict=True):
-            h = up(stack(h, vector))
+            mask = None if lengths is None else within(lengths, z.shape[-1], h.shape[-1])[:, None]
+            h = stack(h, vector, mask)
+            h = up(h if mask is None else h * mask)
         return h
 
     def parts(self, vector: Tensor | None = None) -> list[Part]:
@@ -141,9 +144,10 @@ class SpectralDecoder(nn.Module):
         self.end = Field.transposed(frames, frames).then(self.inverse.field)
         self.field = self.stack.field.then(self.end)
 
-    def forward(self, z: Tensor, vector: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, vector: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         check("SpectralDecoder", z, self.channels_in, dims=1, letter="D")
-        return self._out(self.stack(self._into(z), vector))
+        mask = None if lengths is None else within(lengths, z.shape[-1], z.shape[-1])[..., None]
+        return self._out(self.stack(self._into(z), vector, mask), lengths)
 
     def parts(self, vector: Tensor | None = None) -> list[Part]:
         """What the decoder is made of, first to last: for a stream, which runs each over what is new to it."""
@@ -153,11 +157,13 @@ class SpectralDecoder(nn.Module):
     def _into(self, z: Tensor) -> Tensor:
         return self.into(z.transpose(1, 2))
 
-    def _out(self, h: Tensor) -> Tensor:
+    def _out(self, h: Tensor, lengths: Tensor | None = None) -> Tensor:
         """What the stack gives, (B, L, width), to samples (B, 1, L * hop)."""
-        h = self.head(self.norm(h))
+        steps, h = h.shape[1], self.head(self.norm(h))
         log_magnitude, phase = h.float().view(h.shape[0], -1, self.n_fft + 2).chunk(2, dim=-1)
-        return self.inverse(log_magnitude.clamp(max=self.MAX_LOG_MAGNITUDE).exp(), phase)
+        # a frame beyond the end would reach back over it
+        mask = None if lengths is None else within(lengths, steps, phase.shape[1])
+        return self.inverse(log_magnitude.clamp(max=self.MAX_LOG_MAGNITUDE).exp(), phase, mask)
 
 
 @dataclass(frozen=True)

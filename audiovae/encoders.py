@@ -1,7 +1,8 @@
 """Encoders: data (B, C, *grid) to what a bottleneck wants, (B, channels_out, *grid / hop).
 
-Each knows its ``hop`` (data steps per latent step, on every axis) and its receptive ``field``. An encoder to
-one vector for the whole example gives a grid of 1 in every axis, and has no field: it reads all there is.
+Each knows its ``hop`` (data steps per latent step, on every axis) and its receptive ``field``. Of a batch that is
+padded along time, those on a grid take ``lengths`` (B,), in latent steps: each gets what it would get alone. An
+encoder to one vector for the whole example gives a grid of 1 in every axis, and has no field: it reads all there is.
 A conditional encoder, q(z|x, y), is told a vector (B, E) too.
 """
 
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from audiovae.audio.features import LogMel
 from audiovae.config import Config, Count, Weight, Whole
 from audiovae.errors import ConfigError
-from audiovae.nn.conv import Downsample, SameConv, is_causal
+from audiovae.nn.conv import Downsample, SameConv, is_causal, within
 from audiovae.nn.convnext import ConvNeXtStack
 from audiovae.nn.field import Field, Part, compose
 from audiovae.nn.mlp import Activation, perceptron
@@ -57,11 +58,14 @@ class StridedEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.field: Field = compose(*(layer.field for layer in layers))  # type: ignore[misc]
 
-    def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, vector: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         check("StridedEncoder", x, self.channels, self.dims)
         check_grid("StridedEncoder", x, self.hop)
+        steps = x.shape[-1] // self.hop
         for layer in self.layers:
-            x = layer(x, vector) if isinstance(layer, ResidualStack) else layer(x)
+            mask = None if lengths is None else within(lengths, steps, x.shape[-1])[:, None]
+            x = x if mask is None else x * mask
+            x = layer(x, vector, mask) if isinstance(layer, ResidualStack) else layer(x)
         return x
 
     def parts(self, vector: Tensor | None = None) -> list[Part]:
@@ -112,26 +116,33 @@ class SpectralEncoder(nn.Module):
                              Field.conv(frames, stride=frames))
         self.field = self.front.then(self.stack.field)
 
-    def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, vector: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         check("SpectralEncoder", x, channels=1, dims=1)
         check_grid("SpectralEncoder", x, self.hop)
-        return self._out(self.stack(self._into(x), vector))
+        steps = x.shape[-1] // self.hop
+        mask = None if lengths is None else within(lengths, steps, steps)[..., None]
+        return self._out(self.stack(self._into(x, lengths), vector, mask))
 
     def parts(self, vector: Tensor | None = None) -> list[Part]:
         """What the encoder is made of, first to last: for a stream, which runs each over what is new to it."""
         return [(lambda x: self._into(x).transpose(1, 2), self.front), *self.stack.parts(vector),
                 (lambda h: self._out(h.transpose(1, 2)), Field())]
 
-    def _into(self, x: Tensor) -> Tensor:
+    def _into(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Samples (B, 1, T) to what the stack reads, (B, L, width)."""
         mel = self.mel(x)
         if self.reach:
-            mel = mel - F.avg_pool1d(mel, 2 * self.reach + 1, 1, self.reach, count_include_pad=False)
+            size, steps = mel.shape[-1], x.shape[-1] // self.hop
+            there = mel.new_ones(1, size) if lengths is None else within(lengths, steps, size)
+            mel = mel - self._mean(mel * there[:, None]) / self._mean(there[:, None])
         h = mel.transpose(1, 2)
         return self.into(h.reshape(h.shape[0], -1, self.into.in_features))
 
     def _out(self, h: Tensor) -> Tensor:
         return self.out(self.norm(h)).transpose(1, 2)
+
+    def _mean(self, x: Tensor) -> Tensor:
+        return F.avg_pool1d(x, 2 * self.reach + 1, 1, self.reach)
 
 
 class MLPEncoder(nn.Module):

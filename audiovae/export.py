@@ -96,12 +96,14 @@ class MatrixInverseSTFT(InverseSTFT):
         self.register_buffer("matrix", waves.unsqueeze(1).float(), persistent=False)
         self.register_buffer("window", window.float()[None, None], persistent=False)
 
-    def forward(self, magnitude: Tensor, phase: Tensor) -> Tensor:
+    def forward(self, magnitude: Tensor, phase: Tensor, mask: Tensor | None = None) -> Tensor:
         spectrum = torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], dim=2).transpose(1, 2)
         inside = slice(self.padding, self.padding + self.hop * spectrum.shape[2])
-        summed = F.conv_transpose1d(spectrum, self.matrix, stride=self.hop)[..., inside]
-        windows = F.conv_transpose1d(torch.ones_like(spectrum[:1, :1]), self.window, stride=self.hop)[..., inside]
-        return summed / windows
+        there = torch.ones_like(spectrum[:1, :1]) if mask is None else mask[:, None]
+        kept = spectrum if mask is None else spectrum * there
+        summed = F.conv_transpose1d(kept, self.matrix, stride=self.hop)[..., inside]
+        windows = F.conv_transpose1d(there, self.window, stride=self.hop)[..., inside]
+        return summed / (windows if mask is None else windows.clamp(min=torch.finfo(windows.dtype).tiny))
 
 
 def fourier(n_fft: int, size: int) -> Tensor:

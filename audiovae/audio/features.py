@@ -137,7 +137,8 @@ def mel_bands(sample_rate: int, n_fft: int, num_mels: int, low: float, high: flo
 class InverseSTFT(nn.Module):
     """Magnitude and phase of plain frames back to samples: each transformed back, then laid by :func:`overlap_add`.
 
-    Shapes: magnitude, phase (B, L, F = n_fft // 2 + 1) -> (B, 1, L * hop).
+    Shapes: magnitude, phase (B, L, F = n_fft // 2 + 1) -> (B, 1, L * hop); a frame counts as not there where ``mask``
+    (B, L) is 0.
 
     Raises ConfigError where frames cannot be placed as asked.
 
@@ -151,18 +152,19 @@ class InverseSTFT(nn.Module):
         self.padding = before("InverseSTFT", n_fft, hop, ahead)
         self.field = Field.transposed(n_fft, hop, self.padding)
 
-    def forward(self, magnitude: Tensor, phase: Tensor) -> Tensor:
+    def forward(self, magnitude: Tensor, phase: Tensor, mask: Tensor | None = None) -> Tensor:
         frames = torch.fft.irfft(torch.polar(magnitude, phase), self.n_fft)
-        return overlap_add(frames.transpose(1, 2), self.hop, self.ahead)
+        return overlap_add(frames.transpose(1, 2), self.hop, self.ahead, mask)
 
 
-def overlap_add(frames: Tensor, hop: int, ahead: int | None = None) -> Tensor:
+def overlap_add(frames: Tensor, hop: int, ahead: int | None = None, mask: Tensor | None = None) -> Tensor:
     """Frames laid over each other under a periodic Hann window, divided by the sum of the windows.
 
     The inverse of cutting a waveform into plain frames, centred on their hop or reaching ``ahead`` of it, exact
     up to its very ends, and so of the real Fourier transform of such frames.
 
-    Shapes: frames (B, size, L) -> (B, 1, L * hop). Sample t depends on the frames that reach it, no other.
+    Shapes: frames (B, size, L) -> (B, 1, L * hop). Sample t depends on the frames that reach it, no other; where
+    ``mask`` (B, L) is 0 a frame counts as not there.
 
     Raises ConfigError unless ``size`` is at least twice the hop and size - hop even: shorter windows leave
     samples where their sum is close to 0.
@@ -175,10 +177,12 @@ def overlap_add(frames: Tensor, hop: int, ahead: int | None = None) -> Tensor:
     if size < 2 * hop:
         raise ConfigError(f"overlap_add wants frames of at least twice the hop {hop}, got {size} samples.")
     window = torch.hann_window(size, dtype=frames.dtype, device=frames.device)
-    ones = window.new_ones(1).expand(1, length, size)
+    there = window.new_ones(1, length) if mask is None else mask
     inside = slice(padding, padding + length * hop)
-    summed = _Lay.apply(frames.transpose(1, 2), window, hop)[:, inside]
-    return (summed / _lay(ones, window, hop)[:, inside]).unsqueeze(1)
+    kept = frames if mask is None else frames * mask[:, None]
+    summed = _Lay.apply(kept.transpose(1, 2), window, hop)[:, inside]
+    weight = _lay(there[..., None].expand(-1, -1, size), window, hop)[:, inside]
+    return (summed / (weight if mask is None else weight.clamp(min=torch.finfo(weight.dtype).tiny))).unsqueeze(1)
 
 
 def before(owner: str, size: int, hop: int, ahead: int | None = None) -> int:

@@ -127,11 +127,15 @@ class Autoencoder(nn.Module):
 
         ``stages`` asks a residual quantizer for its first codes only.
         """
+        return self.quantize(self.hidden(x, condition), stages)
+
+    def hidden(self, x: Tensor, condition: Condition | None = None, lengths: Tensor | None = None) -> Tensor:
+        """Data to h (B, D, *grid), which the bottleneck makes its codes of; ``lengths`` as :meth:`decode` takes it."""
         vector = self._vector(condition, x.shape[0]) if self.told_encoder else None
-        return self.quantize(self.encoder(x, vector), stages)
+        return self.encoder(x, vector, **_padding(lengths))
 
     def quantize(self, h: Tensor, stages: int | None = None) -> Tensor:
-        """The bottleneck's half of :meth:`encode`: what the encoder gave to codes or parameters."""
+        """The second half of :meth:`encode`: h (B, D, *grid) to codes (B, Q, *grid)."""
         if stages is None:
             return self.bottleneck.encode(h)
         if not isinstance(self.bottleneck, ResidualQuantizer):
@@ -139,9 +143,13 @@ class Autoencoder(nn.Module):
         return self.bottleneck.encode(h, stages)
 
     def decode(self, codes: Tensor, condition: Condition | None = None,
-               generator: torch.Generator | None = None) -> Tensor:
-        """What :meth:`encode` gave back to data, as :meth:`generate` does."""
-        return self.generate(self.bottleneck.decode(codes), condition, generator)
+               generator: torch.Generator | None = None, lengths: Tensor | None = None) -> Tensor:
+        """What :meth:`encode` gave back to data, as :meth:`generate` does.
+
+        ``lengths`` (B,) int64 are the latent steps of each of a batch padded along time: what lies beyond is held at
+        zero in every layer, so that each gives what it would give alone.
+        """
+        return self.generate(self.bottleneck.decode(codes), condition, generator, lengths)
 
     def encoder_parts(self, stages: int | None = None) -> list[Part]:
         """:meth:`encode` as functions one after the other, each with its field: what a stream runs through."""
@@ -157,12 +165,12 @@ class Autoencoder(nn.Module):
         """Data (B, C, *grid) through both halves: what the model makes of it."""
         return self.decode(self.encode(x, condition), condition)
 
-    def generate(self, z: Tensor, condition: Condition | None = None,
-                 generator: torch.Generator | None = None) -> Tensor:
+    def generate(self, z: Tensor, condition: Condition | None = None, generator: torch.Generator | None = None,
+                 lengths: Tensor | None = None) -> Tensor:
         """Data (B, C, *data grid) from a latent: the likelihood's mean; drawn, where the decoder is autoregressive."""
         if self.decoder.autoregressive:
             return self.decoder.sample(z, self._vector(condition, z.shape[0]), self.likelihood, generator)  # type: ignore
-        return self.likelihood.mean(self.params(z, condition))
+        return self.likelihood.mean(self.decoder(z, self._vector(condition, z.shape[0]), **_padding(lengths)))
 
     def sample(self, count: int, condition: Condition | None = None, temperature: float = 1.0,
                generator: torch.Generator | None = None, size: tuple[int, ...] | None = None) -> Tensor:
@@ -197,6 +205,11 @@ class Autoencoder(nn.Module):
             raise ShapeError("an autoregressive decoder wants the data that its parameters are for, got none: "
                              "pass x, or call generate.")
         return self.decoder(z, vector, x)
+
+
+def _padding(lengths: Tensor | None) -> dict[str, Tensor]:
+    """What only networks on a grid take, so that the others need not know of it."""
+    return {} if lengths is None else {"lengths": lengths}
 
 
 @dataclass(frozen=True)

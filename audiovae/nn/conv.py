@@ -76,6 +76,20 @@ class Upsample(nn.Module):
         return y[..., :-self.future] if self.future else y
 
 
+def within(lengths: Tensor, steps: int, size: int) -> Tensor:
+    """1 where a padded batch holds data, 0 where padding: (B, size), each of ``steps`` steps being size / steps wide.
+
+    A recording alone meets zeros beyond its end in every convolution. In a batch that holds its padding at zero
+    before each of them, it meets the same.
+
+    >>> within(torch.tensor([3, 1]), steps=3, size=6)
+    tensor([[1., 1., 1., 1., 1., 1.],
+            [1., 1., 0., 0., 0., 0.]])
+    """
+    place = torch.arange(size, device=lengths.device)
+    return (place < lengths[:, None] * (size // steps)).float()
+
+
 class FiLM(nn.Module):
     """Feature-wise scale and shift from a condition vector (Perez 2018); the identity at the start.
 

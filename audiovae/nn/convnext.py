@@ -97,9 +97,10 @@ class ConvNeXtStack(nn.Module):
             for steps in ahead)
         self.field: Field = compose(*(block.field for block in self.blocks))  # type: ignore[misc]
 
-    def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, vector: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """x (B, *grid, C), vector (B, E); mask (B, L, 1) keeps the padding of a batch at 0."""
         for block in self.blocks:
-            x = block(x, vector)
+            x = block(x if mask is None else x * mask, vector)
         return x
 
     def parts(self, vector: Tensor | None = None) -> list[Part]:

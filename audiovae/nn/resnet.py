@@ -48,9 +48,10 @@ class ResidualStack(nn.Module):
             ResidualBlock(dims, width, hidden or width, d, condition_dim, causal) for d in dilations)
         self.field: Field = compose(*(block.field for block in self.blocks))  # type: ignore[misc]
 
-    def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, vector: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """x (B, C, *grid), vector (B, E); mask (B, 1, L) keeps the padding of a batch at 0."""
         for block in self.blocks:
-            x = block(x, vector)
+            x = block(x if mask is None else x * mask, vector)
         return x
 
     def parts(self, vector: Tensor | None = None) -> list[Part]:
