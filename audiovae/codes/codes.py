@@ -4,16 +4,17 @@ import io
 import json
 import zipfile
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from audiovae.codes.file import CodeReader, CodeWriter
 from audiovae.codes.header import CodeHeader
 from audiovae.codes.prior import CodePrior
-from audiovae.errors import CodeFileError, OutputError
+from audiovae.errors import CodeFileError, OutputError, ShapeError
 from audiovae.files import atomic_file
 
 ZIP = b"PK\x03\x04"
@@ -90,6 +91,66 @@ class Codes:
         """kbit/s of the packets of that file, its header and end apart: what a long recording comes to."""
         return self._write(io.BytesIO()).packet_bytes * 8 / self.seconds / 1000
 
+    def slice(self, start: float, stop: float | None = None) -> "Cut":
+        """The codes of ``start`` to ``stop`` seconds (None: the end), out to whole steps of the slowest level.
+
+        A cut says in ``start`` and ``stop`` which samples it stands for: those asked for, and up to a step more at
+        each side. Its codes are the very same; decoded alone, its first and last steps miss what stood beside them,
+        for which there is ``Codec.decode(codes, start=..., stop=...)``.
+
+        Raises ShapeError where the recording has no such stretch.
+
+        >>> codes = Codes((np.arange(100).reshape(2, 50),), 16000, 15900, (320,), ((1024, 1024),), "9f3c")
+        >>> cut = codes.slice(0.25, 0.5)
+        >>> cut.codes.levels[0][0], cut.start, cut.stop
+        (array([12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24]), 3840, 8000)
+        """
+        first, last = self.samples(start, stop)
+        unit = self.hops[-1]
+        first, last = first // unit * unit, min(-(-last // unit) * unit, self.num_samples)
+        levels = tuple(codes[:, first // hop:-(-last // hop)]
+                       for codes, hop in zip(self.levels, self.hops, strict=True))
+        return Cut(self._of(levels, last - first, self.header, self.prior), first, last)
+
+    def samples(self, start: float, stop: float | None = None) -> tuple[int, int]:
+        """Seconds as the samples [first, last); ShapeError unless 0 <= start < stop, with a sample of it here."""
+        first = round(start * self.sample_rate)
+        last = self.num_samples if stop is None else min(round(stop * self.sample_rate), self.num_samples)
+        if not 0 <= first < last:
+            end = "the end" if stop is None else f"{stop:g} s"
+            raise ShapeError(f"no samples from {start:g} s to {end} in codes of {self.seconds:.3f} s.")
+        return first, last
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Codes"]) -> "Codes":
+        """The codes of several recordings, one after the other, as of one recording.
+
+        Each part but the last is taken to its last whole step, up to a step longer than its recording. The label
+        is kept where all have the same, the prior is the first part's. Raises CodeFileError unless all are of one model, rate and codebooks;
+        ShapeError on none, or on a part whose levels end apart.
+
+        >>> codes = Codes((np.arange(100).reshape(2, 50),), 16000, 15900, (320,), ((1024, 1024),), "9f3c")
+        >>> both = Codes.concatenate([codes, codes])
+        >>> both.levels[0].shape, both.num_samples
+        ((2, 100), 31900)
+        """
+        if not parts:
+            raise ShapeError("Codes.concatenate wants at least one part, got none.")
+        labels = {part.label for part in parts}
+        header = replace(parts[0].header, label=labels.pop() if len(labels) == 1 else None)
+        for place, part in enumerate(parts):
+            part.check_fingerprint(header.fingerprint)
+            if replace(part.header, label=header.label) != header:
+                raise CodeFileError(f"Codes.concatenate: part {place} has {part.sample_rate} Hz, hops {part.hops} and "
+                                    f"num_codes {part.num_codes}, the first {header.sample_rate} Hz, {header.hops} and "
+                                    f"{header.num_codes}: encode them alike.")
+        reach = [{codes.shape[1] * hop for codes, hop in zip(part.levels, part.hops, strict=True)} for part in parts]
+        if any(len(ends) > 1 for ends in reach[:-1]):
+            raise ShapeError("Codes.concatenate wants every part but the last to end in all levels at the same sample.")
+        levels = tuple(np.concatenate(rows, axis=1) for rows in zip(*(part.levels for part in parts), strict=True))
+        num_samples = sum(ends.pop() for ends in reach[:-1]) + parts[-1].num_samples
+        return cls._of(levels, num_samples, header, parts[0].prior)
+
     def check_fingerprint(self, expected: str) -> None:
         """Raise CodeFileError, naming both, unless the model of fingerprint ``expected`` made these codes."""
         self.header.check_fingerprint(expected)
@@ -161,6 +222,14 @@ class Codes:
             prior: CodePrior | None = None) -> "Codes":
         return cls(levels, header.sample_rate, num_samples, header.hops, header.num_codes, header.fingerprint,
                    header.label, prior)
+
+
+class Cut(NamedTuple):
+    """A part of codes, and the samples [start, stop) of the whole that it stands for."""
+
+    codes: Codes
+    start: int
+    stop: int
 
 
 def _opened(path: str | Path) -> BinaryIO:

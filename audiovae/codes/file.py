@@ -39,6 +39,7 @@ END = b"END."
 STEPS = 2048  # of level 0 in a packet, about: few to hold, yet 20 bytes weigh little; a fact of version 1
 DIGEST = 16
 MAX_HEADER = 2**20
+MAX_PACKET = 2**24  # more than any writer puts into one; bounds what a hostile length can make a reader wait for
 
 
 class CodeWriter:
@@ -99,6 +100,17 @@ class CodeWriter:
         while all(p.shape[1] >= n for p, n in zip(self._pending, self._packets.steps, strict=True)):
             self._packet()
 
+    def flush(self) -> None:
+        """Write a packet of what has come, as far as all levels reach, and hand it on: for readers that wait.
+
+        A packet takes some 20 bytes of its own, so a file of many is longer, and otherwise as good as any.
+        """
+        unit = self.header.hops[-1]
+        whole = min(p.shape[1] * hop for p, hop in zip(self._pending, self.header.hops, strict=True)) // unit
+        if whole:
+            self._packet(tuple(whole * unit // hop for hop in self.header.hops))
+        self._file.flush()
+
     def finish(self, num_samples: int) -> None:
         """Write what is left and the end; ``num_samples`` is the exact length of the waveform."""
         total = [done + left.shape[1] for done, left in zip(self.steps, self._pending, strict=True)]
@@ -110,9 +122,10 @@ class CodeWriter:
         self._file.write(self._digest.digest())
         self._finished = True
 
-    def _packet(self) -> None:
-        now = [p[:, :n] for p, n in zip(self._pending, self._packets.steps, strict=True)]
-        self._pending = [p[:, n:] for p, n in zip(self._pending, self._packets.steps, strict=True)]
+    def _packet(self, steps: tuple[int, ...] | None = None) -> None:
+        steps = steps or self._packets.steps
+        now = [p[:, :n] for p, n in zip(self._pending, steps, strict=True)]
+        self._pending = [p[:, n:] for p, n in zip(self._pending, steps, strict=True)]
         self.steps = [done + part.shape[1] for done, part in zip(self.steps, now, strict=True)]
         front, words = self._packets.encode(now)
         packet = self._packets.seal(front + words + struct.pack("<I", _crc(now)))
@@ -131,16 +144,20 @@ class CodeReader:
     Opening checks the header and the end, so a truncated file fails at once; each block is checked
     before it is yielded; the seal of the whole is checked after the last. Iterate once, within ``with``.
 
+    An open binary file, such as a pipe, is read forward only and not closed: what stands at the end is then known
+    and checked once it has come, so a truncated one fails only there, and no more than a packet is waited for.
+
     Parameters
     ----------
+    source : a path, or a binary file that is open.
     prior : the one it may have been written with; those that come with audiovae are found without.
 
     Attributes
     ----------
     header : the CodeHeader.
     prior : the one it was written with, None where there was none.
-    num_samples : exact length of the waveform.
-    steps : L of each level.
+    num_samples : exact length of the waveform; of an open file, once all blocks have been read.
+    steps : L of each level, likewise.
 
     Raises CodeFileError on a file that is missing, no code file, newer, truncated, changed or longer, or of a prior
     that is not at hand.
@@ -150,26 +167,28 @@ class CodeReader:
     num_samples: int
     steps: tuple[int, ...]
 
-    def __init__(self, path: str | Path, prior: CodePrior | None = None):
-        self.path, self.prior = path, prior
+    def __init__(self, source: str | Path | BinaryIO, prior: CodePrior | None = None):
+        self.source, self.prior = source, prior
+        self.path = source if isinstance(source, str | Path) else getattr(source, "name", "stream")
 
     def __enter__(self) -> "CodeReader":
         try:
-            self._file: BinaryIO = open(self.path, "rb")
+            self._file = open(self.source, "rb") if isinstance(self.source, str | Path) else self.source
         except OSError as error:
             raise CodeFileError(f"{self.path}: cannot be read, {_reason(error)}.") from None
         try:
             self._open()
         except CodeFileError as error:
-            self._file.close()
+            self.__exit__()
             raise CodeFileError(f"{self.path}: {error}") from None
         except BaseException:
-            self._file.close()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        if self._file is not self.source:
+            self._file.close()
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
         try:
@@ -178,22 +197,24 @@ class CodeReader:
             raise CodeFileError(f"{self.path}: {error}") from None
 
     def _blocks(self) -> Iterator[tuple[np.ndarray, ...]]:
-        packets, left = _Packets(self.header, self.prior), self.steps
-        while self._file.tell() < self._end:
-            length, crc = struct.unpack("<II", self._take(8))
-            if length > self._end - self._file.tell() or packets.crc(payload := self._take(length)) != crc:
+        packets, done = _Packets(self.header, self.prior), (0,) * len(self.header.hops)
+        while not (front := self._take(8)).startswith(END):
+            length, crc = struct.unpack("<II", front)
+            if length > MAX_PACKET or packets.crc(payload := self._take(length)) != crc:
                 raise _damaged("a packet was changed")
             levels = packets.decode(payload)
             if levels is None:
                 raise _damaged("a packet does not hold the codes it states")
-            left = tuple(n - level.shape[1] for n, level in zip(left, levels, strict=True))
+            done = tuple(n + level.shape[1] for n, level in zip(done, levels, strict=True))
             yield levels
-        self._take(self._end_size - DIGEST)
-        if any(left) or self._file.read(DIGEST) != self._digest.digest():
+        self._end(front + self._take(self._end_size - DIGEST - len(front)))
+        if done != self.steps or self._file.read(DIGEST) != self._digest.digest():
             raise _damaged("its seal does not fit what it holds")
+        if self._file.read(1):
+            raise _damaged("its end is not where it should be: added to")
 
     def _open(self) -> None:
-        """Read and check the two ends; leave the file at the first packet."""
+        """Read and check the front, and the end of what can be sought in; leave the file at the first packet."""
         self._digest = hashlib.blake2b(digest_size=DIGEST)
         front = self._take(len(MAGIC) + 6)
         if not front.startswith(MAGIC):
@@ -215,20 +236,22 @@ class CodeReader:
             if rest:
                 raise CodeFileError("codes with an unreadable header (it is too long).")
             self.prior = self._prior(fingerprint)
+        self._end_size = len(END) + 8 * (1 + len(self.header.hops)) + 4 + DIGEST
+        if self._file is self.source:
+            return
         first = self._file.tell()
-        levels = len(self.header.hops)
-        self._end_size = len(END) + 8 * (1 + levels) + 4 + DIGEST
-        self._end = self._file.seek(0, 2) - self._end_size
-        if self._end < first:
+        if (at := self._file.seek(0, 2) - self._end_size) < first:
             raise _damaged("truncated")
-        self._file.seek(self._end)
-        end = self._file.read(self._end_size - DIGEST)
+        self._file.seek(at)
+        self._end(self._file.read(self._end_size - DIGEST))
+        self._file.seek(first)
+
+    def _end(self, end: bytes) -> None:
         if not end.startswith(END) or struct.pack("<I", crc32(end[:-4])) != end[-4:]:
             raise _damaged("its end is not where it should be: truncated, changed or added to")
-        self.num_samples, *steps = struct.unpack(f"<{1 + levels}Q", end[len(END):-4])
+        self.num_samples, *steps = struct.unpack(f"<{1 + len(self.header.hops)}Q", end[len(END):-4])
         self.steps = tuple(steps)
         self.header.check_length(self.steps, self.num_samples)
-        self._file.seek(first)
 
     def _prior(self, fingerprint: str | None) -> CodePrior | None:
         if fingerprint is None:
