@@ -30,6 +30,7 @@ class Settings:
 
     overwrite : encode what is there already once more.
     prior : write code files with the prior that lies beside the model, where there is one.
+    block : latent steps at once, None for the codec's own choice; the codes are the same.
     """
 
     model: str
@@ -38,10 +39,11 @@ class Settings:
     channel: int | None = None
     overwrite: bool = False
     prior: bool = True
+    block: int | None = None
 
     def codec(self) -> Codec:
         """The model, loaded once in each process."""
-        return _codec(self.model, self.kbps, self.prior)
+        return _codec(self.model, self.kbps, self.prior, self.block)
 
     def fit(self, header: CodeHeader) -> bool:
         """Whether codes are of this model, at this rate, for this voice if one was told."""
@@ -51,8 +53,10 @@ class Settings:
 
 
 @cache
-def _codec(model: str, kbps: float | None, prior: bool) -> Codec:
-    return Codec.from_pretrained(model, kbps, prior)
+def _codec(model: str, kbps: float | None, prior: bool, block: int | None) -> Codec:
+    codec = Codec.from_pretrained(model, kbps, prior)
+    codec.block = block or codec.block
+    return codec
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from audiovae.audio.io import AudioWriter, stream_audio, write_audio
+from audiovae.audio.io import AudioWriter, stream_audio
+from audiovae.audio.raw import RawReader, RawWriter
 from audiovae.codec import Codec
 from audiovae.codes import CodeReader, Codes, CodeWriter
 from audiovae.errors import AudioError, OutputError
@@ -41,6 +43,26 @@ class Recording:
             raise AudioError(f"{self.path}: silent, every sample is 0.")
 
 
+def encode_stream(codec: Codec, source: RawReader | Recording, target: Path | BinaryIO,
+                  speaker: str | None = None) -> None:
+    """Encode a recording to a code file as it comes; to an open file a packet for each block, as soon as it is there.
+
+    A code waits for the rest of its block, ``codec.block`` steps, and for the encoder's halo.
+    """
+    _write(codec, codec.encode_stream(source), source, target, speaker)
+
+
+def decode_stream(codec: Codec, source: Path | BinaryIO, writer: AudioWriter | RawWriter,
+                  speaker: str | None = None) -> str | None:
+    """Decode a code file as it comes; the speaker it was decoded for."""
+    with CodeReader(source, codec.prior) as reader:
+        reader.header.check_fingerprint(codec.fingerprint)
+        speaker = speaker or reader.header.label
+        for piece in codec.decode_stream((levels[0] for levels in reader), lambda: reader.num_samples, speaker):
+            writer.write(piece)
+        return speaker
+
+
 def encode_file(codec: Codec, source: Path, target: Path, speaker: str | None = None,
                 channel: int | None = None) -> str:
     """Encode a recording to a code file (.codes, .npz or .npy by suffix); a sentence on what was written."""
@@ -49,7 +71,7 @@ def encode_file(codec: Codec, source: Path, target: Path, speaker: str | None = 
     recording = Recording(source, codec, channel)
     for _, pieces in ahead([(source, recording)]):
         speaker = write_codes(codec, recording, pieces, target, speaker)
-    return _sentence(target, recording.samples, codec, speaker)
+    return sentence(target, recording.samples, codec, speaker)
 
 
 def write_codes(codec: Codec, recording: Recording, pieces: Iterable[Tensor], target: Path,
@@ -59,10 +81,7 @@ def write_codes(codec: Codec, recording: Recording, pieces: Iterable[Tensor], ta
     if target.suffix in (".npz", ".npy"):
         codec.codes(blocks, lambda: recording.samples, speaker).export(target)
     else:
-        with CodeWriter(target, codec.header(speaker), codec.prior) as writer:
-            for block in blocks:
-                writer.write((block,))
-            writer.finish(recording.samples)
+        _write(codec, blocks, recording, target, speaker)
     return speaker
 
 
@@ -77,21 +96,36 @@ def encode_pieces(codec: Codec, pieces: Iterable[Tensor], speaker: str | None = 
     return speaker, codec.encode_stream(pieces)
 
 
-def decode_file(codec: Codec, source: Path, target: Path, speaker: str | None = None) -> str:
-    """Decode a code file (.codes or .npz) to a recording; a sentence on what was written."""
-    if source.suffix == ".npz":
-        codes = Codes.load(source)
-        write_audio(target, codec.decode(codes, speaker), codec.sample_rate)
-        return _sentence(target, codes.num_samples, codec, speaker or codes.label)
-    with CodeReader(source, codec.prior) as reader, AudioWriter(target, codec.sample_rate) as writer:
-        reader.header.check_fingerprint(codec.fingerprint)
-        speaker = speaker or reader.header.label
-        blocks = (levels[0] for levels in reader)
-        for piece in codec.decode_stream(blocks, lambda: reader.num_samples, speaker):
-            writer.write(piece)
-    return _sentence(target, reader.num_samples, codec, speaker)
+def decode_file(codec: Codec, source: Path, target: Path, speaker: str | None = None, start: float = 0.0,
+                stop: float | None = None) -> str:
+    """Decode a code file (.codes or .npz), or its part in seconds, to a recording; a sentence on what was written."""
+    with AudioWriter(target, codec.sample_rate) as writer:
+        speaker = decode_to(codec, source, writer, speaker, start, stop)
+    return sentence(target, writer.frames, codec, speaker)
 
 
-def _sentence(target: Path, samples: int, codec: Codec, speaker: str | None) -> str:
+def decode_to(codec: Codec, source: Path, writer: AudioWriter | RawWriter, speaker: str | None = None,
+              start: float = 0.0, stop: float | None = None) -> str | None:
+    """Decode a code file, or its part, into a writer; the speaker. A part or an .npz holds all codes in memory."""
+    if source.suffix != ".npz" and not start and stop is None:
+        return decode_stream(codec, source, writer, speaker)
+    codes = Codes.load(source, codec.prior)
+    writer.write(codec.decode(codes, speaker, start, stop))
+    return speaker or codes.label
+
+
+def sentence(target: Path, samples: int, codec: Codec, speaker: str | None) -> str:
+    """What was written where, as a command says it at its end."""
     voice = f" in the voice of {speaker}" if speaker else ""
     return f"{target}: {samples / codec.sample_rate:.2f} s{voice}."
+
+
+def _write(codec: Codec, blocks: Iterable[np.ndarray], source: RawReader | Recording, target: Path | BinaryIO,
+           speaker: str | None) -> None:
+    """Blocks of codes to a code file, each handed on at once where it is an open one; ``source`` tells the length."""
+    with CodeWriter(target, codec.header(speaker), codec.prior) as writer:
+        for block in blocks:
+            writer.write((block,))
+            if not isinstance(target, Path):
+                writer.flush()
+        writer.finish(source.samples)

@@ -82,9 +82,7 @@ class AudioWriter:
         if not np.isfinite(samples).all():
             raise AudioError(f"{self.path} was to get NaN or infinite samples: nothing is written.")
         self.clipped += int((np.abs(samples) > 1).sum())
-        samples = np.clip(samples.T, -1, 1)
-        if self._coding == "PCM_16":
-            samples = np.minimum(np.rint(samples * 32768), 32767).astype(np.int16)
+        samples = pcm16(samples.T) if self._coding == "PCM_16" else np.clip(samples.T, -1, 1)
         with _libsndfile(self.path, self._temporary):
             for start in range(0, len(samples), _BLOCK):
                 self._file.write(np.ascontiguousarray(samples[start : start + _BLOCK]))
@@ -119,6 +117,15 @@ class AudioWriter:
         mp3 = "mp3 takes 1 or 2 channels at 8000 to 48000 Hz in the usual steps; "
         got = f"got {self.channels} at {self.sample_rate} Hz; try .wav"
         return (mp3 if self._format == "MP3" else "") + got
+
+
+def pcm16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Samples of full scale 1 as 16-bit integers, those beyond it clipped.
+
+    >>> pcm16(np.array([0.5, -1.5, 1.5], np.float32))
+    array([ 16384, -32768,  32767], dtype=int16)
+    """
+    return np.minimum(np.rint(np.clip(samples, -1, 1) * 32768), 32767).astype(np.int16)
 
 
 def write_audio(path: str | Path, waveform: Tensor | NDArray[np.float32], sample_rate: int) -> None:

@@ -104,6 +104,15 @@ def find(inputs: tuple[str, ...], suffixes: tuple[str, ...],
     return list(found.values()), failed
 
 
+def check_pipes(command: str, inputs: tuple[str, ...], output: Path | None) -> bool:
+    """Whether stdin or stdout, named -, is asked for; ConfigError where it stands beside other inputs."""
+    if "-" not in inputs and str(output) != "-":
+        return False
+    if len(inputs) != 1:
+        raise ConfigError(f"{command} takes one input where - stands for stdin or stdout, got {len(inputs)}.")
+    return True
+
+
 def outputs(found: list[Input], output: Path | None, suffix: str, tag: str = "") -> list[Path]:
     """Where each input's result goes: ``output`` itself for one, else mirrored below the folder ``output``.
 

@@ -1,15 +1,19 @@
 """audiovae decode: code files to recordings."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from audiovae.audio.io import AudioWriter
+from audiovae.audio.raw import RawWriter
 from audiovae.checkpoint import DEFAULT
 from audiovae.codec import Codec
-from audiovae.commands.arguments import CODES, over_files, parse
-from audiovae.transcode import decode_file
+from audiovae.commands.arguments import CODES, check_pipes, over_files, parse
+from audiovae.errors import ConfigError
+from audiovae.transcode import decode_file, decode_stream, decode_to, sentence
 
 
 @dataclass(frozen=True)
@@ -17,18 +21,31 @@ class Arguments:
     """Decode code files to recordings, exactly as long as what was encoded, in constant memory.
 
     Example: audiovae decode speech.codes -o speech.wav
+
+    A part: audiovae decode speech.codes -o part.wav --from 12.5 --to 20
+
+    As they come, through pipes: audiovae decode - -o - --raw s16le | aplay -f S16_LE -r 16000
     """
 
     inputs: tyro.conf.Positional[tuple[str, ...]]
-    """Code files, globs or folders."""
+    """Code files, globs or folders; - alone for stdin."""
     model: Path = Path(DEFAULT)
     """The model that made the codes: checkpoint folder, training run, hub repository, or one of audiovae's."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Recording (.wav, .flac, .ogg, .mp3), or a folder for several (default: beside the code file)."""
+    """Recording (.wav, .flac, .ogg, .mp3), a folder for several (default: beside the code file), or - for stdout."""
     format: Literal["wav", "flac", "ogg", "mp3"] = "wav"
     """What to write when the output is a folder."""
     speaker: str | None = None
     """Decode in this training speaker's voice (default: the one in the code file)."""
+    start: Annotated[float, tyro.conf.arg(name="from")] = 0.0
+    """Second to decode from."""
+    stop: Annotated[float | None, tyro.conf.arg(name="to")] = None
+    """Second to decode to (default: the end)."""
+    raw: Literal["s16le", "f32le"] | None = None
+    """Stdout gets raw samples: 16-bit integers or 32-bit floats, little-endian (default: a wav)."""
+    block: int | None = None
+    """Latent steps at once: sound waits for as many and the model's halo (default: half a second of them from stdin,
+    else 1000, as long recordings have it fastest)."""
 
 
 def main(argv: list[str]) -> int:
@@ -36,8 +53,39 @@ def main(argv: list[str]) -> int:
     codec = Codec.from_pretrained(arguments.model)
     codec.check(arguments.speaker)
 
+    if arguments.block is not None and arguments.block < 1:
+        raise ConfigError("--block wants at least 1 latent step.")
+    if check_pipes("decode", arguments.inputs, arguments.output):
+        return through_pipes(codec, arguments)
+    codec.block = arguments.block or codec.block
+    if arguments.raw:
+        raise ConfigError("--raw is for stdout: add -o -.")
+
     def process(source: Path, target: Path) -> str:
-        return decode_file(codec, source, target, arguments.speaker)
+        return decode_file(codec, source, target, arguments.speaker, arguments.start, arguments.stop)
 
     return over_files("decode", arguments.inputs, arguments.output, f".{arguments.format}",
                       CODES, process)
+
+
+def through_pipes(codec: Codec, arguments: Arguments) -> int:
+    """From stdin, to stdout, or both: sound as soon as its codes are there."""
+    source, output = arguments.inputs[0], arguments.output
+    if source == "-":
+        codec.block = arguments.block or codec.half_a_second
+        if arguments.start or arguments.stop is not None:
+            raise ConfigError("--from and --to want a code file: a pipe cannot be sought in.")
+        decode = lambda writer: decode_stream(codec, sys.stdin.buffer, writer, arguments.speaker)  # noqa: E731
+    else:
+        codec.block = arguments.block or codec.block
+        decode = lambda writer: decode_to(codec, Path(source), writer, arguments.speaker,  # noqa: E731
+                                          arguments.start, arguments.stop)
+    if str(output) == "-":
+        decode(RawWriter(sys.stdout.buffer, codec.sample_rate, arguments.raw))
+    elif output is None or arguments.raw:
+        raise ConfigError("the sound of stdin's codes goes to a recording or, with -o -, to stdout; only there --raw.")
+    else:
+        with AudioWriter(output, codec.sample_rate) as writer:
+            speaker = decode(writer)
+        print(sentence(output, writer.frames, codec, speaker))
+    return 0

@@ -1,5 +1,6 @@
 """audiovae encode: recordings to code files, or a corpus to shards."""
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,15 +12,26 @@ import tyro
 from tqdm import tqdm
 
 from audiovae.audio.layouts import LayoutName
+from audiovae.audio.raw import RawReader
 from audiovae.checkpoint import DEFAULT
-from audiovae.commands.arguments import AUDIO, Failures, find, over_files, parse, report_failures, targets
+from audiovae.codec import Codec
+from audiovae.commands.arguments import (
+    AUDIO,
+    Failures,
+    check_pipes,
+    find,
+    over_files,
+    parse,
+    report_failures,
+    targets,
+)
 from audiovae.corpus_encoding import Done, Job, Settings, encode_jobs, is_row_current, who_says_what
 from audiovae.engines import run_local, run_ray
 from audiovae.errors import ConfigError
 from audiovae.files import Input
 from audiovae.shards import FORMATS as SHARDS
 from audiovae.shards import ShardWriter
-from audiovae.transcode import encode_file
+from audiovae.transcode import Recording, encode_file, encode_stream, sentence
 
 FORMATS = (".codes", ".npz", ".npy")
 
@@ -34,14 +46,16 @@ class Arguments:
 
     Killed and started again, it goes on: of several recordings those are skipped whose codes are there,
     of the same model and rate, and newer than the recording.
+
+    As it comes, through pipes: arecord -f S16_LE -r 16000 -t raw | audiovae encode - -o - --raw s16le --rate 16000
     """
 
     inputs: tyro.conf.Positional[tuple[str, ...]]
-    """Recordings, globs or folders."""
+    """Recordings, globs or folders; - alone for stdin, a wav or what --raw says."""
     model: Path = Path(DEFAULT)
     """Checkpoint folder, training run, hub repository, or a model that comes with audiovae."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Code file (.codes, .npz or .npy), or a folder for several (default: beside the recording)."""
+    """Code file (.codes, .npz or .npy), a folder for several (default: beside the recording), or - for stdout."""
     format: Literal["codes", "npz", "npy", "parquet", "webdataset"] = "codes"
     """What to write when the output is a folder: a file for each recording, or shards of many."""
     kbps: float | None = None
@@ -62,6 +76,15 @@ class Arguments:
     """Hours of audio in a shard."""
     layout: LayoutName | Literal["auto"] = "auto"
     """Layout of a folder, for the speakers and texts in shards, as `prepare` reads them."""
+    raw: Literal["s16le", "f32le"] | None = None
+    """Stdin holds raw samples: 16-bit integers or 32-bit floats, little-endian (default: a wav)."""
+    rate: int | None = None
+    """Hz of raw samples."""
+    channels: int = 1
+    """Interleaved channels of raw samples."""
+    block: int | None = None
+    """Latent steps at once: a code waits for as many and the model's halo (default: half a second of them to or from a
+    pipe, else 1000). A small block works more for each second."""
 
 
 class Tally:
@@ -92,7 +115,9 @@ def main(argv: list[str]) -> int:
     _check(arguments)
     model = arguments.model.absolute() if arguments.model.exists() else arguments.model  # for workers elsewhere
     settings = Settings(str(model), arguments.kbps, arguments.speaker, arguments.channel, arguments.overwrite,
-                        arguments.prior)
+                        arguments.prior, arguments.block)
+    if check_pipes("encode", arguments.inputs, arguments.output):
+        return _through_pipes(arguments)
     if arguments.format not in SHARDS:
         return _to_files(arguments, settings)
     return _to_shards(arguments, settings)
@@ -107,6 +132,28 @@ def _check(arguments: Arguments) -> None:
         raise ConfigError(f"--shard-hours wants more than 0, got {arguments.shard_hours:g}.")
     if arguments.format in SHARDS and (arguments.output is None or arguments.output.is_file()):
         raise ConfigError(f"--format {arguments.format} wants a folder for its shards: name one with -o.")
+    if any(value is not None and value < 1 for value in (arguments.block, arguments.rate, arguments.channels)):
+        raise ConfigError("--block, --rate and --channels want numbers of at least 1.")
+    if (arguments.raw is None) != (arguments.rate is None) or (arguments.raw and "-" not in arguments.inputs):
+        raise ConfigError("--raw and --rate go together, for raw samples on stdin.")
+
+
+def _through_pipes(arguments: Arguments) -> int:
+    """From stdin, to stdout, or both: packets as soon as they are there; the voice is not searched for."""
+    source, output = arguments.inputs[0], arguments.output
+    if output is None or arguments.format != "codes" or (str(output) != "-" and output.suffix != ".codes"):
+        raise ConfigError("codes of stdin are written to a .codes file or, with -o -, to stdout.")
+    codec = Codec.from_pretrained(arguments.model, arguments.kbps, arguments.prior)
+    codec.check(arguments.speaker)
+    codec.block = arguments.block or codec.half_a_second
+    if source == "-":
+        recording = RawReader(sys.stdin.buffer, codec.sample_rate, arguments.raw, arguments.rate, arguments.channels)
+    else:
+        recording = Recording(Path(source), codec, arguments.channel)
+    encode_stream(codec, recording, sys.stdout.buffer if str(output) == "-" else output, arguments.speaker)
+    if str(output) != "-":
+        print(sentence(output, recording.samples, codec, arguments.speaker))
+    return 0
 
 
 def _to_files(arguments: Arguments, settings: Settings) -> int:
