@@ -125,7 +125,7 @@ class Codec:
         batch = []
         for wave, level in zip(waves, levels, strict=True):
             its = self.closest_speaker(wave) if speaker is None and self.speakers else speaker
-            batch.append(self.codes([level.numpy()], lambda length=len(wave): length, its))
+            batch.append(Codes((level.numpy(),), num_samples=len(wave), prior=self.prior, **vars(self.header(its))))
         return batch
 
     def _checked(self, waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:

@@ -126,8 +126,8 @@ class Codes:
         """The codes of several recordings, one after the other, as of one recording.
 
         Each part but the last is taken to its last whole step, up to a step longer than its recording. The label
-        is kept where all have the same, the prior is the first part's. Raises CodeFileError unless all are of one model, rate and codebooks;
-        ShapeError on none, or on a part whose levels end apart.
+        is kept where all have the same, the prior is the first part's. Raises CodeFileError unless all are of one
+        model, rate and codebooks; ShapeError on none, or on a part whose levels end apart.
 
         >>> codes = Codes((np.arange(100).reshape(2, 50),), 16000, 15900, (320,), ((1024, 1024),), "9f3c")
         >>> both = Codes.concatenate([codes, codes])
