@@ -55,7 +55,7 @@ def names(folder="."):
 
 
 @pytest.mark.parametrize(("line", "said"), [
-    ("encode a.wav", ["--model"]),
+    ("encode a.wav --model nowhere", ["nowhere", "speech-16k"]),
     ("encode a.wav --modle model", ["--model", "--modle"]),
     ("encode a.wav --model", ["--model"]),
     ("encode a.wav --model model --chanel 0", ["--chanel", "--channel"]),

@@ -30,7 +30,7 @@ PARTS = {
 def build(name, labels=("anna", "bert", "carl")):
     """A random model whose codebooks are drawn from its own latents, so that many codes are used."""
     torch.manual_seed(1)
-    encoder, decoder = PARTS[name]
+    encoder, decoder = PARTS[name] if isinstance(name, str) else name
     model = AutoencoderConfig(encoder=encoder, decoder=decoder, condition_dim=4 if labels else 0,
                               bottleneck=RVQConfig(num_codes=16, num_quantizers=2, dim=6)).build(
         DataSpec(1, 1, RATE, labels))
