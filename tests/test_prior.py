@@ -1,6 +1,7 @@
 """The prior over codes: exact whole numbers on every machine, lossless, never seeing what is not decoded yet."""
 
 import hashlib
+import io
 import os
 import subprocess
 import sys
@@ -199,6 +200,24 @@ prior = random_prior((256,) * 4, dim=64, width=256)
 words = coded(prior, random_rows(4, 400, 256))
 print(hashlib.sha256(words.tobytes()).hexdigest())
 """
+
+
+def test_packets_through_a_pipe_are_coded_with_the_prior():
+    """Handed on a few steps at a time and read forward only, from what says which prior it needs."""
+    prior, rows = random_prior(), random_rows(length=50)
+    rows = np.concatenate([sampled(prior, 40), rows], axis=1)  # likely codes, then unlikely ones
+    codes = codes_of(rows, prior)
+    with CodeWriter(target := io.BytesIO(), codes.header, prior) as writer:
+        for part in np.array_split(rows, 9, axis=1):
+            writer.write((part,))
+            writer.flush()
+        writer.finish(codes.num_samples)
+    with CodeReader(io.BytesIO(target.getvalue()), prior) as reader:
+        packets = [levels[0] for levels in reader]
+    assert len(packets) == 9 and np.array_equal(np.concatenate(packets, axis=1), rows) and reader.prior is prior
+    with pytest.raises(CodeFileError, match="not at hand"), CodeReader(io.BytesIO(target.getvalue())):
+        pass
+    assert codes.slice(0.1, 0.5).codes.prior is prior and Codes.concatenate([codes, codes]).prior is prior
 
 
 def test_the_words_are_the_same_for_every_number_of_threads():
