@@ -169,7 +169,7 @@ def _to_files(arguments: Arguments, settings: Settings) -> int:
 
         return over_files("encode", arguments.inputs, output, suffix, AUDIO, process)
     targets_of = targets(found, output, suffix)
-    jobs = [Job(item.path, item.relative, *targets_of[item.path]) for item in found]
+    jobs = [Job(item.path, item.relative, targets_of[item.path][0]) for item in found]
     tally = Tally()
     for done in tqdm(_run(arguments, settings, jobs), total=len(jobs), unit="file", disable=None):
         tally.count(done)
