@@ -63,6 +63,7 @@ def run_ray(function: Callable[[Iterable[T]], Iterable[R]], items: Sequence[T], 
     """
     try:
         import ray
+        import ray.exceptions
     except ImportError:
         raise ExtraError("--engine ray wants ray: pip install 'audiovae[ray]'.") from None
     ours = not ray.is_initialized()

@@ -267,7 +267,8 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _row(facts: dict[str, Any], codes: np.ndarray) -> Row:
-    return Row(**facts | {"num_codes": tuple(facts["num_codes"])}, codes=codes)
+    values: dict[str, Any] = facts | {"num_codes": tuple(facts["num_codes"]), "codes": codes}
+    return Row(**values)
 
 
 FORMATS = {

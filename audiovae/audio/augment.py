@@ -6,7 +6,7 @@ microphone, a narrow band and a room would do.
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import scipy.fft
@@ -80,7 +80,7 @@ class Augment:
         """The crop (samples,) of source x (``source(samples, speed)``,), zeros beyond its end."""
         config, (up, down) = self.config, speed
         size = -(-(samples + self.room_samples) // UNIT) * UNIT
-        spectrum = scipy.fft.rfft(x, size * up // down)
+        spectrum: Any = scipy.fft.rfft(x, size * up // down)
         bins = size // 2 + 1
         spectrum = np.pad(spectrum[:bins], (0, max(0, bins - len(spectrum)))) * (down / up)
         hertz = np.arange(bins) * (self.sample_rate / size)
@@ -90,7 +90,7 @@ class Augment:
             spectrum *= self._band(hertz, dice)
         if dice.random() < config.room:
             spectrum *= scipy.fft.rfft(self._room(dice), size)
-        y = scipy.fft.irfft(spectrum, size)[:samples]
+        y: Any = scipy.fft.irfft(spectrum, size)[:samples]  # type: ignore[index]
         gain = 10 ** (dice.uniform(-config.gain, config.gain) / 20)
         return (y * min(gain, PEAK / max(float(np.abs(y).max()), 1e-9))).astype(np.float32)
 
