@@ -246,7 +246,7 @@ def test_each_packet_takes_the_model_that_makes_it_smaller(tmp_path, monkeypatch
     with CodeReader(tmp_path / "prior", prior) as reader:
         kinds, data = [], (tmp_path / "prior").read_bytes()
         at = reader._file.tell()
-        while at < reader._end:
+        while not data[at:].startswith(file.END):
             kinds.append(data[at + 8 + 4] == file.LEARNT)
             at += 8 + int.from_bytes(data[at:at + 4], "little")
     assert kinds == [False, False, True, True, False, False]
