@@ -161,7 +161,7 @@ def is_encoded(source: Path, target: Path, settings: Settings) -> bool:
         if settings.overwrite or target.stat().st_mtime_ns <= source.stat().st_mtime_ns:
             return False
         if target.suffix == ".codes":
-            with CodeReader(target) as reader:
+            with CodeReader(target, settings.codec().prior) as reader:
                 return settings.fit(reader.header)
         return target.suffix == ".npz" and settings.fit(Codes.load(target).header)
     except OutputError:

@@ -1,6 +1,7 @@
 """Encoding a corpus: killed and started again nothing is lost and nothing done twice, whatever the format."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from audiovae.audio.io import read_audio
 from audiovae.checkpoint import save_model
 from audiovae.cli import main
 from audiovae.codec import Codec
-from audiovae.codes import Codes
+from audiovae.codes import CodePrior, Codes
+from audiovae.codes.prior import FILE
 from audiovae.corpus_encoding import Settings, is_encoded
 from audiovae.engines import run_local
 from audiovae.errors import EngineError
@@ -186,6 +188,16 @@ def test_codes_of_another_model_are_not_taken_for_ours(model, tmp_path, corpus):
     assert not is_encoded(source, target, Settings(str(model), overwrite=True))
     os.utime(target, (0, 0))
     assert not is_encoded(source, target, Settings(str(model)))
+
+
+def test_codes_by_a_prior_that_lies_beside_the_model_are_taken_for_ours(model, corpus, encoded, tmp_path, capsys):
+    shutil.copytree(model, mine := tmp_path / "model")
+    codec = Codec.from_pretrained(mine)
+    CodePrior.uniform(codec.num_codes, codec.fingerprint).save(mine / FILE)
+    words = ["encode", str(corpus), "-o", str(tmp_path / "out"), "--model", str(mine), "--speaker", "anna"]
+    assert main(words) == 0 and len(encoded) == 12
+    assert main(words) == 0 and len(encoded) == 12, "all of them are there"
+    assert "0 files encoded" in capsys.readouterr().out
 
 
 def test_a_recording_that_changes_while_it_is_read_fails(encode, tmp_path, monkeypatch):
