@@ -19,6 +19,7 @@ from audiovae.audio.layouts import LayoutName, list_corpus, read_text
 from audiovae.codec import Codec
 from audiovae.codes import CodeHeader, CodeReader, Codes
 from audiovae.errors import AudioError, AudiovaeError, CodeFileError, CorpusError, OutputError
+from audiovae.files import reason
 from audiovae.parallel import ahead
 from audiovae.shards import Row
 from audiovae.transcode import Recording, encode_pieces, write_codes
@@ -146,7 +147,7 @@ def source_version(path: Path) -> tuple[int, int]:
     try:
         status = os.stat(path)
     except OSError as error:
-        raise AudioError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from None
+        raise AudioError(f"{path} cannot be read: {reason(error)}.") from None
     return status.st_size, status.st_mtime_ns
 
 

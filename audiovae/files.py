@@ -131,7 +131,7 @@ def _replacing(
             for parent in made:
                 parent.rmdir()
         if isinstance(error, OSError) and _is_ours(error, temporary, made):
-            raise OutputError(f"{shown} cannot be written: {_reason(error)}.") from error
+            raise OutputError(f"{shown} cannot be written: {reason(error)}.") from error
         raise
 
 
@@ -157,7 +157,12 @@ def _is_ours(error: OSError, temporary: Path, made: list[Path]) -> bool:
     return named in (temporary, temporary.parent, *made) or temporary in named.parents
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
+    """What the system says of an error, as the end of a sentence.
+
+    >>> reason(OSError(28, "No space left on device"))
+    'no space left on device'
+    """
     return (error.strerror or str(error)).lower()
 
 
@@ -196,7 +201,7 @@ def _expand(name: str | Path, suffixes: tuple[str, ...]) -> list[Input]:
             raise AudioError(f"{name} is missing: check the path.")
         files = sorted(p for p in candidates if p.suffix.lower() in suffixes and p.is_file())
     except OSError as error:
-        raise AudioError(f"{name} cannot be read: {_reason(error)}.") from None
+        raise AudioError(f"{name} cannot be read: {reason(error)}.") from None
     if not files:
         raise AudioError(f"{name} holds no file to read: wanted {', '.join(suffixes)}.")
     return [Input(file, file.relative_to(root)) for file in files]

@@ -7,7 +7,7 @@ rounding as if it were not there. Groups of codes are neighbours in the model's 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -103,8 +103,7 @@ def measure(codec: Codec, prior: CodePrior, held_out: Recordings) -> Table:
                             prior.model, prior=by)
                 bits[index] += one.bits_per_code * codes[:n].size
         counted, learnt = bits / sum(codes[:n].size for codes in held_out.codes)
-        nominal = np.log2(prior.num_codes[0])
-        kbps = nominal * n * codec.sample_rate / codec.hop / 1000
+        nominal, kbps = np.log2(prior.num_codes[0]), replace(header, num_codes=(prior.num_codes[:n],)).nominal_kbps
         rows.append((f"{kbps:.2f}", n, f"{nominal:.2f}", f"{counted:.2f}", f"{learnt:.2f}",
                      f"{1 - learnt / nominal:.1%}", f"{kbps * learnt / nominal:.2f}"))
     return Table(("kbit/s", "quantizers", "log2 K", "counting", "prior", "saved", "kbit/s then"), rows)
@@ -190,7 +189,6 @@ class PriorNetwork(nn.Module):
             unit, most, kind = (UNIT**2, BIAS, np.int32) if name.endswith("_bias") else (UNIT, WEIGHT, np.int8)
             tensors[name] = (value.detach() * unit).round().clamp(-most, most).numpy().astype(kind)
         return CodePrior(tensors, model)
-
 
 
 def _straight(x: Tensor, rounding: Callable[[Tensor], Tensor]) -> Tensor:

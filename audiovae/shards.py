@@ -23,7 +23,7 @@ import numpy as np
 
 from audiovae.codes import CodeHeader, Codes
 from audiovae.errors import CodeFileError, ExtraError, OutputError
-from audiovae.files import atomic_file
+from audiovae.files import atomic_file, reason
 
 MAX_ENTRIES = 2**28  # codes in a shard, whatever its hours: Arrow counts them in 31 bits, and they are held in memory
 
@@ -147,7 +147,7 @@ class ShardWriter:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{self.folder} cannot be written: {(error.strerror or str(error)).lower()}.") from None
+            raise OutputError(f"{self.folder} cannot be written: {reason(error)}.") from None
         self._lock = _locked(self.folder)
         for left in self.folder.glob(f".codes-*.tmp-*{self.format.suffix}"):
             left.unlink(missing_ok=True)  # of a run that was killed: nobody else is here

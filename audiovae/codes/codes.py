@@ -15,7 +15,7 @@ from audiovae.codes.file import CodeReader, CodeWriter
 from audiovae.codes.header import CodeHeader
 from audiovae.codes.prior import CodePrior
 from audiovae.errors import CodeFileError, OutputError, ShapeError
-from audiovae.files import atomic_file
+from audiovae.files import atomic_file, reason
 
 ZIP = b"PK\x03\x04"
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, EOFError, OSError, NotImplementedError,
@@ -236,4 +236,4 @@ def _opened(path: str | Path) -> BinaryIO:
     try:
         return open(path, "rb")
     except OSError as error:
-        raise CodeFileError(f"{path}: cannot be read, {(error.strerror or str(error)).lower()}.") from None
+        raise CodeFileError(f"{path}: cannot be read, {reason(error)}.") from None

@@ -30,7 +30,7 @@ from audiovae.codes.entropy import WEIGHTS, CountingModel
 from audiovae.codes.header import CodeHeader, pack_text, unpack_text
 from audiovae.codes.prior import CodePrior, bundled_prior
 from audiovae.errors import CodeFileError
-from audiovae.files import atomic_file
+from audiovae.files import atomic_file, reason
 
 MAGIC = b"\x89AVCODE\n"  # no text file starts so, and one transferred as text is no longer whole
 VERSION = 2
@@ -175,7 +175,7 @@ class CodeReader:
         try:
             self._file = open(self.source, "rb") if isinstance(self.source, str | Path) else self.source
         except OSError as error:
-            raise CodeFileError(f"{self.path}: cannot be read, {_reason(error)}.") from None
+            raise CodeFileError(f"{self.path}: cannot be read, {reason(error)}.") from None
         try:
             self._open()
         except CodeFileError as error:
@@ -357,7 +357,3 @@ def _crc(levels: Sequence[np.ndarray]) -> int:
 
 def _damaged(what: str) -> CodeFileError:
     return CodeFileError(f"damaged, {what}; copy it anew or encode the recording again.")
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
