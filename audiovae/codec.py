@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from audiovae.audio.features import LogMel
 from audiovae.audio.resample import resample
+from audiovae.audio.waveform import loudest, mono
 from audiovae.batches import Together
 from audiovae.blocks import blockwise, decoder_halo, encoder_halo, part_halo, partwise, windows
 from audiovae.bottlenecks.rvq import ResidualQuantizer
-from audiovae.checkpoint import DEFAULT, find_checkpoint, fingerprint, load_model
+from audiovae.checkpoint import DEFAULT, fingerprint, load_model
 from audiovae.codes import CodeHeader, CodePrior, Codes
-from audiovae.codes.prior import FILE
+from audiovae.codes.prior import find_prior
 from audiovae.errors import AudioError, CheckpointError, ConfigError, LabelError, ShapeError, nearest
 from audiovae.models import Autoencoder, Model
 from audiovae.nn.field import Field, Part, compose
@@ -323,12 +324,6 @@ class Codec:
             yield torch.zeros(self.hop - total % self.hop)
 
 
-def find_prior(model: str | Path) -> CodePrior | None:
-    """The prior over codes that lies beside a model, named as :meth:`Codec.from_pretrained` takes it, or None."""
-    path = find_checkpoint(model) / FILE
-    return CodePrior.load(path) if path.exists() else None
-
-
 def stages_within(model: Autoencoder, kbps: float) -> int | None:
     """How many of a residual quantizer's codes a step fit into ``kbps``, None for all; ConfigError for none."""
     offered = rates(model)
@@ -350,24 +345,3 @@ def rates(model: Autoencoder) -> list[float]:
     steps = (model.data.sample_rate or 0) / model.hop
     sums = np.cumsum([math.log2(k) * steps / 1000 for k in model.bottleneck.num_codes]).tolist()
     return sums if isinstance(model.bottleneck, ResidualQuantizer) else sums[-1:]
-
-
-def mono(waveform: Tensor | np.ndarray) -> Tensor:
-    """(T,) or (C, T) floating point to (T,) float32, channels averaged; ShapeError for anything else."""
-    wave = torch.as_tensor(waveform)
-    if not wave.is_floating_point():
-        raise ShapeError(f"Codec wants floating point samples in [-1, 1], got {wave.dtype}: divide integers "
-                         "by their full scale first.")
-    if wave.ndim == 2 and wave.shape[0] <= wave.shape[1]:
-        wave = wave.mean(0)
-    if wave.ndim != 1 or not len(wave):
-        raise ShapeError(f"Codec wants a waveform (T,) or (C, T) with C <= T and T > 0, got {tuple(wave.shape)}.")
-    return wave.float()
-
-
-def loudest(wave: Tensor, length: int) -> Tensor:
-    """The stretch of ``length`` samples of a waveform (T,) with the most energy, on a coarse grid."""
-    if len(wave) <= length:
-        return wave
-    starts = range(0, len(wave) - length + 1, max(1, length // 4))
-    return max((wave[s:s + length] for s in starts), key=lambda part: float(part.square().sum()))

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from audiovae import metrics
 from audiovae.audio.resample import resample
-from audiovae.codec import Codec, mono
+from audiovae.audio.waveform import mono
+from audiovae.codec import Codec
 from audiovae.errors import AudioError
 from audiovae.metrics import Interval, Stopwatch
 from audiovae.report import Table

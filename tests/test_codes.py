@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from audiovae.codes import CodeHeader, CodeReader, Codes, CodeWriter, file
+from audiovae.codes import CodeHeader, CodeReader, Codes, CodeWriter, file, packets
 from audiovae.errors import CodeFileError, OutputError, ShapeError
 
 
@@ -75,7 +75,7 @@ def test_the_file_is_the_same_however_the_codes_were_cut(tmp_path, cuts):
 @pytest.fixture
 def small(tmp_path, monkeypatch) -> tuple[Path, bytes, Codes]:
     """A file of about 400 bytes in five packets."""
-    monkeypatch.setattr(file, "STEPS", 8)
+    monkeypatch.setattr(packets, "STEPS", 8)
     codes = random_codes(num_samples=2300, label="p226")
     codes.save(path := tmp_path / "small.codes")
     return path, path.read_bytes(), codes
@@ -109,7 +109,8 @@ def test_every_changed_byte_is_seen_before_a_wrong_code_is_handed_out(small):
 def test_a_reader_without_checksums_would_hand_out_wrong_codes(small, monkeypatch):
     """The test above sees what it is meant to see."""
     path, data, codes = small
-    monkeypatch.setattr(file, "crc32", lambda *_: 0)
+    for module in (file, packets):
+        monkeypatch.setattr(module, "crc32", lambda *_: 0)
     codes.save(path)
     data = bytearray(path.read_bytes())
     start = front_of(data) + 8 + 4 + 2  # first word of the first packet
@@ -219,10 +220,10 @@ def test_a_forged_packet_decodes_to_nothing(num_codes):
     for _ in range(1000):
         words = rng.integers(0, 2**32, rng.integers(0, 20), dtype=np.uint32).tobytes()
         steps = struct.pack("<I", int(rng.integers(0, 3000)))
-        assert file._Packets(header).decode(steps + rng.bytes(2) + words + rng.bytes(4)) is None
+        assert packets.Packets(header).decode(steps + rng.bytes(2) + words + rng.bytes(4)) is None
         choices = bytes(rng.integers(0, 8, 2).tolist())
-        assert file._Packets(header).decode(steps + choices + words + rng.bytes(4)) is None
-        assert file._Packets(header).decode(rng.bytes(int(rng.integers(0, 60)))) is None
+        assert packets.Packets(header).decode(steps + choices + words + rng.bytes(4)) is None
+        assert packets.Packets(header).decode(rng.bytes(int(rng.integers(0, 60)))) is None
 
 
 class Bomb:
@@ -338,9 +339,9 @@ def test_no_source_costs_more_than_nominal(tmp_path, num_codes):
     empty = size(tmp_path, line(np.zeros(1, int), num_codes))
     uniform = rng.integers(0, num_codes, 9000)
     for row in (uniform, np.r_[np.zeros(4500, int), uniform[:4500]]):
-        packets = -(-len(row) // file.STEPS)
+        count = -(-len(row) // packets.STEPS)
         nominal = len(row) * np.log2(num_codes) / 8
-        assert size(tmp_path, line(row, num_codes)) <= 1.0002 * nominal + empty + 25 * packets
+        assert size(tmp_path, line(row, num_codes)) <= 1.0002 * nominal + empty + 25 * count
     assert empty < 200
 
 

@@ -21,7 +21,7 @@ from audiovae.bottlenecks import RVQConfig
 from audiovae.checkpoint import save_model
 from audiovae.cli import main
 from audiovae.codec import Codec
-from audiovae.codes import CodePrior, CodeReader, Codes, CodeWriter, file
+from audiovae.codes import CodePrior, CodeReader, Codes, CodeWriter, file, packets
 from audiovae.codes.prior import CONTEXT, FILE, WIDEST, _powers, side_of
 from audiovae.decoders import StridedDecoderConfig
 from audiovae.encoders import StridedEncoderConfig
@@ -179,7 +179,7 @@ def _coding_order(count, length):
 
 @pytest.mark.parametrize("cut", [1, 7, 100])
 def test_the_file_is_the_same_however_the_codes_were_cut(tmp_path, monkeypatch, cut):
-    monkeypatch.setattr(file, "STEPS", 32)
+    monkeypatch.setattr(packets, "STEPS", 32)
     prior, rows = random_prior(most=10), random_rows(4, 150)
     whole = codes_of(rows, prior)
     whole.save(tmp_path / "whole.codes")
@@ -233,7 +233,7 @@ def test_the_words_are_the_same_for_every_number_of_threads():
 
 def test_each_packet_takes_the_model_that_makes_it_smaller(tmp_path, monkeypatch):
     """Half of the codes are as the prior expects, half are a few that only counting can learn."""
-    monkeypatch.setattr(file, "STEPS", 256)
+    monkeypatch.setattr(packets, "STEPS", 256)
     prior = random_prior(most=20)
     usual, odd = sampled(prior, 512), random_rows(4, 512, 64) % 3 + 40
     rows = np.concatenate([odd, usual, odd], axis=1)
@@ -247,7 +247,7 @@ def test_each_packet_takes_the_model_that_makes_it_smaller(tmp_path, monkeypatch
         kinds, data = [], (tmp_path / "prior").read_bytes()
         at = reader._file.tell()
         while not data[at:].startswith(file.END):
-            kinds.append(data[at + 8 + 4] == file.LEARNT)
+            kinds.append(data[at + 8 + 4] == packets.LEARNT)
             at += 8 + int.from_bytes(data[at:at + 4], "little")
     assert kinds == [False, False, True, True, False, False]
     learnt_alone = 32 * len(coded(prior, rows)) // 8
@@ -284,8 +284,8 @@ def test_a_forged_packet_decodes_to_nothing():
     header = codes_of(random_rows(2, 9, 50), num_codes=50).header
     for _ in range(200):
         payload = rng.integers(0, 60, dtype=np.uint32).tobytes() + b"\xff" + rng.bytes(4 * int(rng.integers(1, 9)))
-        assert file._Packets(header, prior).decode(payload) is None
-        assert file._Packets(header).decode(payload) is None, "255 is no weight"
+        assert packets.Packets(header, prior).decode(payload) is None
+        assert packets.Packets(header).decode(payload) is None, "255 is no weight"
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path):

@@ -20,7 +20,7 @@ from test_codes import any_codes, random_codes, same
 from audiovae.audio.raw import RawReader, RawWriter
 from audiovae.checkpoint import save_model
 from audiovae.codec import Codec
-from audiovae.codes import CodeReader, Codes, CodeWriter, file
+from audiovae.codes import CodeReader, Codes, CodeWriter, file, packets
 from audiovae.errors import AudioError, CodeFileError, ShapeError
 from audiovae.transcode import decode_stream, encode_stream
 
@@ -73,7 +73,7 @@ def forward(data: bytes, truth: Codes) -> int:
 
 
 def test_every_change_truncation_and_addition_is_seen_on_the_way(monkeypatch):
-    monkeypatch.setattr(file, "STEPS", 8)
+    monkeypatch.setattr(packets, "STEPS", 8)
     codes = random_codes(num_samples=2300, label="p226")
     data = flushed(codes, 8)
     found = [forward(data[:length], codes) for length in range(len(data))]

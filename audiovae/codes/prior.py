@@ -195,9 +195,17 @@ def side_of(num_codes: int) -> int:
     return max(2, isqrt(num_codes - 1) + 1)
 
 
+def find_prior(model: str | Path) -> CodePrior | None:
+    """The prior over codes that lies beside a model, named as :meth:`Codec.from_pretrained` takes it, or None."""
+    from audiovae.checkpoint import find_checkpoint  # imports torch, which codes do without
+
+    path = find_checkpoint(model) / FILE
+    return CodePrior.load(path) if path.exists() else None
+
+
 def bundled_prior(fingerprint: str) -> CodePrior | None:
     """The prior of that fingerprint among those that come with audiovae."""
-    from audiovae.checkpoint import PRETRAINED  # imports torch, which codes do without
+    from audiovae.checkpoint import PRETRAINED  # as above
 
     priors = map(CodePrior.load, PRETRAINED.glob(f"*/{FILE}"))
     return next((prior for prior in priors if prior.fingerprint == fingerprint), None)

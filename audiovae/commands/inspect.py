@@ -10,8 +10,9 @@ import tyro
 from audiovae.audio.corpus import Corpus
 from audiovae.audio.io import audio_info
 from audiovae.checkpoint import PICKLES, find_checkpoint, fingerprint, load_model
-from audiovae.codec import Codec, find_prior
+from audiovae.codec import Codec
 from audiovae.codes import CodePrior, Codes
+from audiovae.codes.prior import find_prior
 from audiovae.commands.arguments import AUDIO, CODES, attempt, find, parse, report_failures
 from audiovae.metrics.usage import code_counts, perplexity, usage
 from audiovae.models import Autoencoder
