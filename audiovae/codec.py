@@ -20,7 +20,7 @@ from audiovae.checkpoint import DEFAULT, fingerprint, load_model
 from audiovae.codes import CodeHeader, CodePrior, Codes
 from audiovae.codes.prior import find_prior
 from audiovae.errors import AudioError, CheckpointError, ConfigError, LabelError, ShapeError, nearest
-from audiovae.models import Autoencoder, Model
+from audiovae.models import Autoencoder, ConditionEmbedding, Model
 from audiovae.nn.field import Field, Part, compose
 from audiovae.shapes import Condition
 
@@ -57,7 +57,7 @@ class Codec:
         self.hop = model.hop
         self.stages = None if kbps is None else stages_within(model, kbps)
         self.num_codes = model.bottleneck.num_codes[:self.stages]
-        self.speakers = spec.labels if model.embedding is not None else ()
+        self.speakers = spec.labels if isinstance(model.embedding, ConditionEmbedding) else ()
         self.fingerprint = fingerprint(model)
         self.prior = prior
         if prior is not None:

@@ -33,6 +33,7 @@ from audiovae.image.sets import (
 from audiovae.models import Autoencoder
 from audiovae.seeds import generator
 from audiovae.shapes import Batch, DataSpec, check_grid, fixed_size, grid_of
+from audiovae.voice_data import VoiceData
 
 
 class Source(Protocol):
@@ -227,7 +228,7 @@ class LatentsData(Config):
 
 
 DataConfig = Annotated[
-    AudioData | SpectrogramData | LatentsData | DigitsData | MNISTData | FashionMNISTData | CIFAR10Data | CelebAData
+    AudioData | VoiceData | SpectrogramData | LatentsData | DigitsData | MNISTData | FashionMNISTData | CIFAR10Data | CelebAData
     | ArchiveData | FolderData | ShapesData,
     Discriminator("kind"),
 ]

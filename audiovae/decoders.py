@@ -25,6 +25,7 @@ from audiovae.nn.mlp import Activation, perceptron
 from audiovae.nn.pixelcnn import GatedPixelCNN
 from audiovae.nn.resnet import ResidualStack
 from audiovae.shapes import DataSpec, check, check_size, fixed_size, grid_of
+from audiovae.source_filter import SourceFilterDecoder
 
 
 class StridedDecoder(nn.Module):
@@ -200,6 +201,28 @@ class SpectralDecoderConfig(Config):
 
 
 @dataclass(frozen=True)
+class SourceFilterDecoderConfig(Config):
+    """Pulses at the pitch and noise, filtered as the latent says; wants ``data.kind`` "voice"."""
+
+    kind: Literal["source_filter"] = "source_filter"
+    hop: Count = 320
+    n_fft: Count = 640
+    frames: Count = 2
+    width: Count = 256
+    depth: Count = 6
+    kernel: Count = 7
+
+    def build(self, data: DataSpec, channels_in: int, channels_out: int, condition_dim: int) -> SourceFilterDecoder:
+        if data.prosody != self.hop // self.frames or channels_out != 1:
+            raise ConfigError(f"decoder 'source_filter' gives one waveform and is told pitch and level every "
+                              f"{self.hop // self.frames} samples, but the data has them every {data.prosody or 'never'}"
+                              f" and {channels_out} channels are wanted: take data.kind 'voice' of that hop and a "
+                              "likelihood with one parameter.")
+        return SourceFilterDecoder(channels_in, self.hop, self.n_fft, self.frames, self.width, self.depth, self.kernel,
+                                   condition_dim)
+
+
+@dataclass(frozen=True)
 class MLPDecoderConfig(Config):
     """A perceptron from one vector to the whole example."""
 
@@ -252,6 +275,6 @@ def vector_decoder(config: "DecoderConfig", data: DataSpec, channels_in: int, ch
     return VectorDecoder(config.build(data, config.width, channels_out, condition_dim), channels_in, size, config.width)
 
 
-Decoder = SpectralDecoder | StridedDecoder | MLPDecoder | VectorDecoder | PixelCNNDecoder
-DecoderConfig = Annotated[SpectralDecoderConfig | StridedDecoderConfig | MLPDecoderConfig | PixelCNNDecoderConfig,
-                          Discriminator("kind")]
+Decoder = SpectralDecoder | SourceFilterDecoder | StridedDecoder | MLPDecoder | VectorDecoder | PixelCNNDecoder
+DecoderConfig = Annotated[SpectralDecoderConfig | SourceFilterDecoderConfig | StridedDecoderConfig | MLPDecoderConfig
+                          | PixelCNNDecoderConfig, Discriminator("kind")]

@@ -85,6 +85,8 @@ class SpectralEncoder(nn.Module):
     mean_seconds : if not 0, every mel band is read relative to its mean over this stretch around it, which
         takes the average timbre of voice and room off. A mean over a stretch, unlike one over the whole
         recording (instance normalisation), keeps the receptive field finite: chunked = whole.
+    warp : in training each example's mel bands are moved up or down by up to this share, so that what the voice's
+        formants tell of who speaks does not help.
     lookahead : latent steps that the stack may look ahead, its frames ending with their hop; 0 reads nothing
         after the step's own hop. None: as far ahead as behind, frames centred.
 
@@ -99,12 +101,12 @@ class SpectralEncoder(nn.Module):
 
     def __init__(self, sample_rate: int, channels_out: int, n_fft: int = 640, mel_hop: int = 160,
                  num_mels: int = 80, frames: int = 2, width: int = 256, depth: int = 4, kernel: int = 7,
-                 mean_seconds: float = 0.0, condition_dim: int = 0, lookahead: int | None = None):
+                 mean_seconds: float = 0.0, condition_dim: int = 0, lookahead: int | None = None, warp: float = 0.0):
         super().__init__()
         if mean_seconds and lookahead is not None:
             raise ConfigError("SpectralEncoder takes a mean over seconds on both sides, or a lookahead, not both: "
                               "set mean_seconds to 0.")
-        self.hop, self.frames = mel_hop * frames, frames
+        self.hop, self.frames, self.warp = mel_hop * frames, frames, warp
         self.mel = LogMel(sample_rate, n_fft=n_fft, hop=mel_hop, num_mels=num_mels,
                           ahead=None if lookahead is None else 0)
         self.reach = round(mean_seconds * sample_rate / mel_hop / 2)  # frames on either side
@@ -136,6 +138,8 @@ class SpectralEncoder(nn.Module):
             there = mel.new_ones(1, size) if lengths is None else within(lengths, steps, size)
             mel = mel - self._mean(mel * there[:, None]) / self._mean(there[:, None])
         h = mel.transpose(1, 2)
+        if self.warp and self.training:
+            h = h @ warping(1 + self.warp * (2 * torch.rand(len(h), device=h.device) - 1), h.shape[2])
         return self.into(h.reshape(h.shape[0], -1, self.into.in_features))
 
     def _out(self, h: Tensor) -> Tensor:
@@ -143,6 +147,17 @@ class SpectralEncoder(nn.Module):
 
     def _mean(self, x: Tensor) -> Tensor:
         return F.avg_pool1d(x, 2 * self.reach + 1, 1, self.reach)
+
+
+def warping(factors: Tensor, bands: int) -> Tensor:
+    """Matrices (B, M, M) that move what is in band m * factor of a row of M = ``bands`` to band m, between bands by
+    straight lines.
+
+    >>> torch.arange(4.0) @ warping(torch.tensor([0.5]), bands=4)
+    tensor([[0.0000, 0.5000, 1.0000, 1.5000]])
+    """
+    at = (factors[:, None] * torch.arange(bands, device=factors.device)).clamp(max=bands - 1)
+    return (1 - (torch.arange(bands, device=factors.device)[:, None] - at[:, None]).abs()).clamp(min=0)
 
 
 class MLPEncoder(nn.Module):
@@ -216,13 +231,14 @@ class SpectralEncoderConfig(Config):
     kernel: Count = 7
     mean_seconds: Weight = 0.0
     lookahead: Whole | None = None
+    warp: Weight = 0.0
 
     def build(self, data: DataSpec, channels_out: int, condition_dim: int = 0) -> SpectralEncoder:
         if data.sample_rate is None or data.channels != 1:
             raise ConfigError(f"encoder 'spectral' wants mono audio, got {data}: take encoder 'strided'.")
         return SpectralEncoder(data.sample_rate, channels_out, self.n_fft, self.mel_hop, self.num_mels,
                                self.frames, self.width, self.depth, self.kernel, self.mean_seconds, condition_dim,
-                               self.lookahead)
+                               self.lookahead, self.warp)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,10 @@ class LabelError(AudiovaeError, KeyError):
     __str__ = Exception.__str__  # KeyError would print the repr of the message
 
 
+class VoiceError(AudiovaeError, ValueError):
+    """A voice that cannot be spoken in: too little speech to tell it from, or of another model."""
+
+
 class TrainingError(AudiovaeError, RuntimeError):
     """Training that cannot go on, such as a loss that is not finite."""
 

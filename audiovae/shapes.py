@@ -68,10 +68,16 @@ class Condition:
 
     label : (B,) int64, index into the names the model was trained on; -1 where it is unknown.
     embedding : (B, E), any vector.
+    reference : (B, 1, R), a recording of the voice to speak in.
+    prosody, excitation : (B, 3, N) and (B, 2, T), melody and level by frames, and the pulses and noise to be shaped,
+        of a decoder that works as source and filter.
     """
 
     label: Tensor | None = None
     embedding: Tensor | None = None
+    reference: Tensor | None = None
+    prosody: Tensor | None = None
+    excitation: Tensor | None = None
 
     def first(self, count: int) -> "Condition":
         """That of the first ``count`` examples."""
@@ -92,6 +98,7 @@ class DataSpec:
     size : the grid of one example, (T,) or (H, W), where all are alike; a vector latent needs it.
     levels : n where values lie on k / (n - 1), from 0 to 1: 256 for pictures of 8 bits, 2 for binary ones.
     embedding : E of the vector that comes with each example, 0 for none.
+    prosody : samples to a frame of the melody and level that come with each example, 0 for none.
     """
 
     channels: int
@@ -101,6 +108,7 @@ class DataSpec:
     size: tuple[int, ...] | None = None
     levels: int | None = None
     embedding: int = 0
+    prosody: int = 0
 
 
 @dataclass(frozen=True)

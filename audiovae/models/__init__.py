@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Discriminator
 
-from audiovae.models.autoencoder import Autoencoder, AutoencoderConfig
+from audiovae.models.autoencoder import Autoencoder, AutoencoderConfig, ConditionEmbedding
 from audiovae.models.density import DensityConfig, DensityModel
 from audiovae.models.semi_supervised import SemiSupervised, SemiSupervisedConfig
 
@@ -14,6 +14,7 @@ ModelConfig = Annotated[AutoencoderConfig | SemiSupervisedConfig | DensityConfig
 __all__ = [
     "Autoencoder",
     "AutoencoderConfig",
+    "ConditionEmbedding",
     "DensityConfig",
     "DensityModel",
     "Model",

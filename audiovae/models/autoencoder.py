@@ -24,7 +24,9 @@ from audiovae.encoders import Encoder, EncoderConfig, SpectralEncoderConfig, vec
 from audiovae.errors import ConfigError, ShapeError
 from audiovae.likelihoods import GaussianConfig, Likelihood, LikelihoodConfig
 from audiovae.nn.field import Field, Part
+from audiovae.reference import ReferenceConfig, ReferenceEncoder
 from audiovae.shapes import Condition, DataSpec, Output, fixed_size, grid_of
+from audiovae.source_filter import SourceFilterDecoder
 
 
 class ConditionEmbedding(nn.Module):
@@ -78,11 +80,11 @@ class Autoencoder(nn.Module):
     bottleneck: Bottleneck
     decoder: Decoder
     likelihood: Likelihood
-    embedding: ConditionEmbedding | None
+    embedding: ConditionEmbedding | ReferenceEncoder | None
     corruption: nn.Module | None
 
     def __init__(self, encoder: Encoder, bottleneck: Bottleneck, decoder: Decoder, likelihood: Likelihood,
-                 data: DataSpec, embedding: ConditionEmbedding | None = None, told_encoder: bool = False,
+                 data: DataSpec, embedding: ConditionEmbedding | ReferenceEncoder | None = None, told_encoder: bool = False,
                  corruption: nn.Module | None = None, vector: bool = False):
         super().__init__()
         if encoder.hop != decoder.hop and not vector:
@@ -113,14 +115,14 @@ class Autoencoder(nn.Module):
             h, x = h.repeat_interleave(samples, 0), x.repeat_interleave(samples, 0)
             vector = vector.repeat_interleave(samples, 0) if vector is not None else None
         latent = self.bottleneck(h, **self._components())
-        return Output((latent,), self._decoded(latent.z, vector, x))
+        return Output((latent,), self._decoded(latent.z, vector, condition, x))
 
     def params(self, z: Tensor, condition: Condition | None = None, x: Tensor | None = None) -> Tensor:
         """The likelihood's parameters for a latent z (B, D, *grid): (B, P * C, *data grid).
 
         An autoregressive decoder also wants the data x (B, C, *data grid) that they are for.
         """
-        return self._decoded(z, self._vector(condition, z.shape[0]), x)
+        return self._decoded(z, self._vector(condition, z.shape[0]), condition, x)
 
     def encode(self, x: Tensor, condition: Condition | None = None, stages: int | None = None) -> Tensor:
         """Data (B, C, *grid) to codes (B, Q, *grid / hop) int64, or a continuous bottleneck's parameters.
@@ -170,7 +172,8 @@ class Autoencoder(nn.Module):
         """Data (B, C, *data grid) from a latent: the likelihood's mean; drawn, where the decoder is autoregressive."""
         if self.decoder.autoregressive:
             return self.decoder.sample(z, self._vector(condition, z.shape[0]), self.likelihood, generator)  # type: ignore
-        return self.likelihood.mean(self.decoder(z, self._vector(condition, z.shape[0]), **_padding(lengths)))
+        told = (condition,) if isinstance(self.decoder, SourceFilterDecoder) else ()
+        return self.likelihood.mean(self.decoder(z, self._vector(condition, z.shape[0]), *told, **_padding(lengths)))
 
     def sample(self, count: int, condition: Condition | None = None, temperature: float = 1.0,
                generator: torch.Generator | None = None, size: tuple[int, ...] | None = None) -> Tensor:
@@ -198,7 +201,9 @@ class Autoencoder(nn.Module):
     def _vector(self, condition: Condition | None, batch: int) -> Tensor | None:
         return self.embedding(condition, batch) if self.embedding is not None else None
 
-    def _decoded(self, z: Tensor, vector: Tensor | None, x: Tensor | None) -> Tensor:
+    def _decoded(self, z: Tensor, vector: Tensor | None, condition: Condition | None, x: Tensor | None) -> Tensor:
+        if isinstance(self.decoder, SourceFilterDecoder):
+            return self.decoder(z, vector, condition)
         if not self.decoder.autoregressive:
             return self.decoder(z, vector)
         if x is None:
@@ -219,6 +224,7 @@ class AutoencoderConfig(Config):
     latent : "grid", a latent every hop; "vector", one for the whole example, which is then of one size. A
         perceptron (kind "mlp") on either side means "vector".
     condition_dim : E of the condition's vector; 0 leaves the model without label or embedding.
+    reference : an encoder of recordings that gives the condition's vector, in place of labels.
     condition_encoder : whether the encoder is told the condition as the decoder is.
     label_dropout : how often training hides the condition, so that the model can do without.
     corruption : noise on what the encoder reads in training (a denoising autoencoder).
@@ -231,19 +237,24 @@ class AutoencoderConfig(Config):
     likelihood: LikelihoodConfig = GaussianConfig()
     latent: Literal["grid", "vector"] = "grid"
     condition_dim: int = 0
+    reference: ReferenceConfig | None = None
     condition_encoder: bool = False
     label_dropout: float = 0.1
     corruption: CorruptionConfig | None = None
 
     def build(self, data: DataSpec) -> Autoencoder:
-        if self.condition_dim and not (data.labels or data.embedding):
+        if self.reference and not self.condition_dim:
+            raise ConfigError("model.reference gives a vector of model.condition_dim numbers: set that above 0.")
+        if self.condition_dim and not (data.labels or data.embedding or self.reference):
             raise ConfigError("model.condition_dim is set, but the data has no labels: set it to 0.")
         if self.condition_encoder and not self.condition_dim:
             raise ConfigError("model.condition_encoder is set, but there is no condition: set model.condition_dim.")
         bottleneck = self.bottleneck.build(dims=data.dims)
         likelihood = self.likelihood.build(data)
         embedding = None
-        if self.condition_dim:
+        if self.reference:
+            embedding = self.reference.build(data, self.condition_dim)
+        elif self.condition_dim:
             embedding = ConditionEmbedding(len(data.labels), data.embedding, self.condition_dim, self.label_dropout)
         vector = self.latent == "vector" or "mlp" in (self.encoder.kind, self.decoder.kind)
         told = self.condition_dim if self.condition_encoder else 0

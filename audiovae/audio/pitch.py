@@ -1,0 +1,155 @@
+"""The melody and loudness of speech, frame by frame: pitch in Hz, whether there is one, and level.
+
+Pitch is YIN's (de Cheveigné & Kawahara 2002, by librosa), looked for in three ranges at once; once the whole recording
+has been heard, the voice's middle decides between their answers, which takes most octave errors away. Frame f stands for
+samples [f * hop, (f + 1) * hop), as everywhere; what has no pitch is filled from the voiced frames on both sides.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from audiovae.errors import AudioError
+
+# Hz, from a low man's voice to a child's: each is narrow enough that a period and its double seldom both fit
+RANGES = ((60.0, 160.0), (95.0, 255.0), (150.0, 500.0))
+WINDOW = 1024 / 16000  # s under a frame: nearly four periods of the lowest pitch
+PERIODIC = 0.6  # least correlation of a frame with itself a period later
+QUIET = 40.0  # dB under the loudest frames: what is softer has no pitch to speak of
+SMOOTH = 5  # frames of the median that takes single errors away
+BLOCK = 2000  # frames at once
+
+
+@dataclass(frozen=True)
+class Prosody:
+    """A recording's melody and level, N frames.
+
+    pitch : (N,) Hz, filled in where there is none; 0 throughout where no frame has any.
+    voiced : (N,) bool.
+    level : (N,) dB of the frame's mean square, full scale 0.
+    """
+
+    pitch: NDArray[np.float32]
+    voiced: NDArray[np.bool_]
+    level: NDArray[np.float32]
+
+    def tensor(self) -> Tensor:
+        """What a decoder is told, (3, N): see :func:`told`."""
+        return told(torch.from_numpy(self.pitch), torch.from_numpy(self.voiced), torch.from_numpy(self.level))
+
+    def statistics(self) -> tuple[float, float]:
+        """Mean and standard deviation of ln pitch over the voiced frames. AudioError where none is voiced."""
+        if not self.voiced.any():
+            raise AudioError("pitch: no voiced speech was found: give a recording of someone speaking.")
+        logs = np.log(self.pitch[self.voiced])
+        return float(logs.mean()), float(logs.std())
+
+
+def told(pitch: Tensor, voiced: Tensor, level: Tensor) -> Tensor:
+    """Pitch (..., N) Hz, voicing and level (dB) as three rows of about unit size: (..., 3, N).
+
+    ln(pitch / 150 Hz) * 2, 0 or 1, and level / 20 + 1.5. Without any pitch the first row is 0.
+    """
+    melody = torch.where(pitch > 0, 2 * (pitch.clamp(min=1) / 150).log(), 0.0)
+    return torch.stack([melody, voiced.to(melody), level / 20 + 1.5], dim=-2)
+
+
+def prosody(waveform: NDArray[np.float32] | Tensor, sample_rate: int, hop: int) -> Prosody:
+    """The prosody of a waveform (T,), N = ceil(T / hop) frames.
+
+    >>> rate, time = 16000, np.arange(16000, dtype=np.float32) / 16000
+    >>> tone = sum(np.sin(2 * np.pi * 110 * k * time) / k for k in range(1, 20)).astype(np.float32)
+    >>> found = prosody(0.1 * tone, rate, hop=160)
+    >>> len(found.pitch), bool(abs(np.median(found.pitch) - 110) < 1), round(float(found.voiced.mean()), 1)
+    (100, True, 1.0)
+    """
+    return prosody_of_stream([torch.as_tensor(waveform)], sample_rate, hop)
+
+
+def prosody_of_stream(pieces: Iterable[Tensor], sample_rate: int, hop: int) -> Prosody:
+    """:func:`prosody` of a waveform that comes in pieces (n,), the same however it is cut.
+
+    Seven numbers are kept of each frame, a twentieth of the samples. Raises AudioError where nothing comes.
+    """
+    size = round(WINDOW * sample_rate / 2) * 2
+    found: list[NDArray[np.float32]] = []
+    held, before = torch.zeros(0), torch.zeros((size - hop) // 2)
+    margin = (size - hop) - len(before)
+    for piece, last in _and_last(pieces):
+        held = torch.cat([held, piece.float()])
+        if last:
+            frames = -(-len(held) // hop)
+            held = F.pad(held, (0, frames * hop - len(held) + margin))
+        while len(held) >= BLOCK * hop + margin or (last and len(held) > margin):
+            count = min(BLOCK, (len(held) - margin) // hop)
+            samples = torch.cat([before, held[:count * hop + margin]])
+            found.append(_frames(samples.numpy(), sample_rate, size, hop, count))
+            before = torch.cat([before, held[:count * hop]])[-len(before):] if len(before) else before
+            held = held[count * hop:]
+    if not found:
+        raise AudioError("pitch: the recording is empty.")
+    return _settled(np.concatenate(found, axis=1))
+
+
+def _and_last(pieces: Iterable[Tensor]) -> Iterable[tuple[Tensor, bool]]:
+    held = None
+    for piece in pieces:
+        if held is not None:
+            yield held, False
+        held = piece
+    if held is not None:
+        yield held, True
+
+
+def _frames(samples: NDArray[np.float32], sample_rate: int, size: int, hop: int, count: int) -> NDArray[np.float32]:
+    """Level, then pitch and correlation as found in each of RANGES: (1 + 2 R, count)."""
+    import librosa
+
+    rows = np.lib.stride_tricks.sliding_window_view(samples, size)[::hop][:count]
+    inner = rows[:, (size - hop) // 2:(size + hop) // 2]
+    found = [10 * np.log10(np.maximum((inner * inner).mean(1), 1e-12))]
+    for low, high in RANGES:
+        pitch = librosa.yin(samples[:(count - 1) * hop + size], fmin=low, fmax=high, sr=sample_rate,
+                            frame_length=size, hop_length=hop, center=False)[:count]
+        found += [pitch, _correlation(rows, sample_rate / pitch)]
+    return np.stack(found).astype(np.float32)
+
+
+def _correlation(rows: NDArray[np.float32], period: NDArray[np.floating]) -> NDArray[np.floating]:
+    """How alike a frame (N, size) is to itself a period (N,) of samples later, from -1 to 1."""
+    lag = np.minimum(np.round(period).astype(int), rows.shape[1] // 2)
+    length = rows.shape[1] - int(lag.max(initial=1))
+    early = rows[:, :length]
+    late = np.take_along_axis(rows, lag[:, None] + np.arange(length), axis=1)
+    energy = np.sqrt((early * early).sum(1) * (late * late).sum(1))
+    return (early * late).sum(1) / np.maximum(energy, 1e-9)
+
+
+def _settled(found: NDArray[np.float32]) -> Prosody:
+    """The range that suits the voice chosen, errors smoothed, gaps filled."""
+    level, pitches, alike = found[0], found[1::2], found[2::2]
+    loud = level > max(np.quantile(level, 0.95) - QUIET, -70)
+    best = alike.argmax(0)
+    sure = loud & (alike.max(0) > PERIODIC + 0.2)
+    everywhere = np.take_along_axis(pitches, best[None], 0)[0]
+    if not sure.any():
+        return Prosody(np.zeros_like(level), np.zeros(len(level), bool), level)
+    middle = float(np.median(everywhere[sure]))
+    # a voice keeps within an octave or so of its middle: elsewhere the answer of another range is taken
+    off = np.abs(np.log2(pitches / middle))
+    score = alike - 0.5 * np.maximum(off - 0.7, 0)
+    best = score.argmax(0)
+    pitch = np.take_along_axis(pitches, best[None], 0)[0]
+    voiced = loud & (np.take_along_axis(score, best[None], 0)[0] > PERIODIC)
+    if not voiced.any():
+        return Prosody(np.zeros_like(level), voiced, level)
+    frames = np.arange(len(level))
+    filled = np.exp(np.interp(frames, frames[voiced], np.log(pitch[voiced])))
+    half = SMOOTH // 2
+    smooth = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(filled, half, mode="edge"), SMOOTH), axis=1)
+    return Prosody(smooth.astype(np.float32), voiced, level)

@@ -1,0 +1,164 @@
+"""Voices for training: a crop to be said, another recording of the same voice as its reference, and the crop's prosody.
+
+Both are varied alike, speed and microphone and room, so that what varies is part of the voice: a corpus of four hundred
+speakers then has far more of them.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from audiovae.audio.augment import AugmentConfig
+from audiovae.audio.corpus import Corpus, Split
+from audiovae.audio.excitation import NOISE, Excitation
+from audiovae.audio.melody import corpus_pitch
+from audiovae.audio.pitch import told
+from audiovae.config import Config, Count, Positive
+from audiovae.errors import ConfigError, CorpusError
+from audiovae.shapes import Batch, Condition, DataSpec, grid_of
+
+
+class VoiceSampler:
+    """Crops of one split with all that a voice's decoder is told: a batch is a function of (seed, step, rank).
+
+    Shapes of a batch: x (B, 1, T), reference (B, 1, R), prosody (B, 3, T / hop), excitation (B, 2, T). The reference is
+    another utterance of the speaker, or another part of the same where there is only one; zeros follow a short one.
+    """
+
+    def __init__(self, corpus: Corpus, split: Split, samples: int, reference: int, hop: int, batch_size: int, seed: int,
+                 augment: AugmentConfig | None = None):
+        self.utterances = corpus.utterances(split)
+        if not self.utterances:
+            raise CorpusError(f"corpus {corpus.folder} has no {split} utterances: prepare it with a {split} part.")
+        grid_of("voice", (samples,), hop)
+        self.corpus, self.samples, self.reference, self.hop = corpus, samples, reference, hop
+        self.batch_size, self.seed = batch_size, seed
+        self.augment = augment.build(corpus.sample_rate) if augment is not None else None
+        self.pitch = corpus_pitch(corpus, hop)
+        frames = np.cumsum([0] + [-(-u.length // hop) for u in corpus.all])
+        place = {u.id: int(frames[i]) for i, u in enumerate(corpus.all)}
+        self.places = [place[u.id] for u in self.utterances]
+        self.index = {name: i for i, name in enumerate(corpus.speakers)}
+        self.by_speaker: dict[str, list[int]] = {}
+        for i, u in enumerate(self.utterances):
+            self.by_speaker.setdefault(u.speaker, []).append(i)
+        self.ends = np.cumsum([u.length for u in self.utterances])
+
+    def batch(self, step: int, rank: int = 0) -> Batch:
+        dice = np.random.default_rng([self.seed % 2**63, step, rank])
+        which = np.searchsorted(self.ends, dice.integers(self.ends[-1], size=self.batch_size), side="right")
+        return _stacked([self.example(int(u), dice) for u in which])
+
+    def example(self, which: int, dice: np.random.Generator) -> Batch:
+        """A batch of one: a crop of the utterance ``which`` and its company."""
+        utterance = self.utterances[which]
+        speed = self.augment.stretch(dice) if self.augment else None
+        wanted = self.augment.source(self.samples, speed) if self.augment else self.samples
+        start = int(dice.integers(max(utterance.length - wanted, 0) // self.hop + 1)) * self.hop
+        other, begin = self._other(which, start + wanted // 2, dice)
+        more = self.augment.source(self.reference, speed) if self.augment else self.reference
+        x, reference = self._read(which, start, wanted), self._read(other, begin, more)
+        pitch = self._pitch(which, start // self.hop, speed)
+        if speed is not None and self.augment is not None:
+            same = int(dice.integers(2**63))  # the same draws for both: one microphone, one room
+            x = self.augment(x, self.samples, speed, np.random.default_rng(same))
+            reference = self.augment(reference, self.reference, speed, np.random.default_rng(same))
+        rate = self.corpus.sample_rate
+        excitation = Excitation(np.abs(pitch), rate, self.hop, float(dice.random()), int(dice.integers(NOISE)))
+        wave, melody = torch.from_numpy(x), torch.from_numpy(pitch)
+        condition = Condition(
+            label=torch.tensor([self.index.get(utterance.speaker, -1)]),
+            reference=torch.from_numpy(reference)[None, None],
+            prosody=told(melody.abs(), melody > 0, level(wave, self.hop))[None],
+            excitation=excitation(0, len(pitch))[None])
+        return Batch(wave[None, None], condition, (f"{utterance.id} @ {start / rate:.2f} s",))
+
+    def _other(self, which: int, middle: int, dice: np.random.Generator) -> tuple[int, int]:
+        """Another utterance of the speaker and where to begin, or the half of this one where the crop is not."""
+        same = self.by_speaker[self.utterances[which].speaker]
+        if len(same) > 1:
+            other = same[(same.index(which) + 1 + int(dice.integers(len(same) - 1))) % len(same)]
+            room = max(self.utterances[other].length - self.reference, 0)
+            return other, int(dice.integers(room + 1))
+        length = self.utterances[which].length
+        late = max(length - self.reference, 0)
+        return which, (0 if middle > length // 2 else late)
+
+    def _read(self, which: int, start: int, count: int) -> NDArray[np.float32]:
+        """``count`` samples of an utterance from ``start`` on, zeros beyond its end."""
+        u = self.utterances[which]
+        have = max(min(count, u.length - start), 0)
+        cut = self.corpus.samples[u.offset + start:u.offset + start + have]
+        return np.pad(cut.astype(np.float32) / np.float32(32768), (0, count - have))
+
+    def _pitch(self, which: int, first: int, speed: tuple[int, int] | None) -> NDArray[np.float32]:
+        """Pitch of the crop's frames, Hz, negative where there is none; at another speed it is higher, or lower."""
+        count, (up, down) = self.samples // self.hop, speed or (1, 1)
+        at = np.minimum(((np.arange(count) + 0.5) * up / down).astype(int) + first,
+                        -(-self.utterances[which].length // self.hop) - 1)
+        return (self.pitch[self.places[which] + at] * np.float32(up / down)).astype(np.float32)
+
+
+def level(wave: torch.Tensor, hop: int) -> torch.Tensor:
+    """dB of the mean square of every frame of a waveform (T,): (ceil(T / hop),), full scale 0."""
+    frames = F.pad(wave, (0, -len(wave) % hop)).view(-1, hop)
+    return 10 * frames.square().mean(1).clamp(min=1e-12).log10()
+
+
+def _stacked(examples: list[Batch]) -> Batch:
+    told = {key: torch.cat([getattr(e.condition, key) for e in examples])
+            for key in ("label", "reference", "prosody", "excitation")}
+    return Batch(torch.cat([e.x for e in examples]), Condition(**told), tuple(n for e in examples for n in e.names))
+
+
+class VoiceSource:
+    """A prepared corpus as voices: see :class:`VoiceSampler`."""
+
+    def __init__(self, config: "VoiceData", seed: int):
+        if not config.corpus:
+            raise ConfigError("data.corpus is not set: name a folder made by `audiovae prepare`.")
+        self.config, self.seed = config, seed
+        self.corpus = Corpus.open(Path(config.corpus))
+        self.spec = DataSpec(channels=1, dims=1, sample_rate=self.corpus.sample_rate, labels=self.corpus.speakers,
+                             prosody=config.hop)
+
+    def fit(self, hop: int) -> None:
+        config, rate = self.config, self.corpus.sample_rate
+        samples = max(1, round(config.seconds * rate / hop)) * hop
+        reference = round(config.reference_seconds * rate)
+        self.spec = replace(self.spec, size=(samples,))
+        self.train = VoiceSampler(self.corpus, "train", samples, reference, config.hop, config.batch_size, self.seed,
+                                  config.augment)
+        self.valid = VoiceSampler(self.corpus, "valid", samples, reference, config.hop, config.batch_size, seed=0)
+
+    def batch(self, step: int, rank: int = 0) -> Batch:
+        return self.train.batch(step, rank)
+
+    def validation(self) -> list[Batch]:
+        return [self.valid.batch(step) for step in range(self.config.validation_batches)]
+
+
+@dataclass(frozen=True)
+class VoiceData(Config):
+    """A prepared corpus of voices: crops of ``seconds`` with ``reference_seconds`` of the same speaker.
+
+    hop : samples to a frame of pitch and level.
+    augment : how crop and reference are varied together; None leaves them as they are.
+    """
+
+    kind: Literal["voice"] = "voice"
+    corpus: str = ""
+    seconds: Positive = 1.5
+    reference_seconds: Positive = 3.0
+    hop: Count = 160
+    batch_size: Count = 8
+    validation_batches: Count = 4
+    augment: AugmentConfig | None = None
+
+    def build(self, seed: int) -> VoiceSource:
+        return VoiceSource(self, seed)

@@ -1,0 +1,135 @@
+"""Any voice: heard in recordings, kept as a small file, and spoken in by a model with a reference encoder."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.func import functional_call
+
+from audiovae.audio.io import stream_audio
+from audiovae.audio.pitch import prosody
+from audiovae.checkpoint import fingerprint
+from audiovae.errors import CheckpointError, VoiceError
+from audiovae.files import atomic_file
+from audiovae.models import Autoencoder
+from audiovae.reference import ReferenceEncoder
+from audiovae.shapes import Condition
+
+SUFFIX = ".voice"
+LEAST = 1.5  # s of voiced speech and its surroundings that a voice is heard from
+MOST = 120.0  # s of reference that are read: a vector says no more after that
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A voice that a model can speak in.
+
+    vector : (E,), what the model's reference encoder made of it.
+    pitch, spread : mean and standard deviation of ln Hz over voiced frames.
+    seconds : of recordings it was heard in.
+    model : the fingerprint of the model, which alone can use it.
+    weights : of the decoder, where the voice was enrolled: by name, what is added to the model's own.
+    """
+
+    vector: Tensor
+    pitch: float
+    spread: float
+    seconds: float
+    model: str
+    weights: dict[str, Tensor] | None = None
+
+    @property
+    def hertz(self) -> float:
+        """The middle of its pitch."""
+        return math.exp(self.pitch)
+
+    def save(self, path: Path) -> None:
+        """Write it to one file, safetensors with half precision for the weights, whole or not at all."""
+        tensors = {"vector": self.vector.contiguous()}
+        tensors |= {f"weights/{name}": value.half().contiguous() for name, value in (self.weights or {}).items()}
+        told = {"format": FORMAT, "pitch": self.pitch, "spread": self.spread, "seconds": self.seconds,
+                "model": self.model}
+        with atomic_file(path) as temporary:
+            save_file(tensors, temporary, {"voice": json.dumps(told)})
+
+    @classmethod
+    def load(cls, path: Path) -> "Voice":
+        """Read what :meth:`save` wrote; VoiceError where it is no voice."""
+        try:
+            with safe_open(path, "pt") as file:
+                told = json.loads((file.metadata() or {})["voice"])
+                tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            if told.pop("format") > FORMAT:
+                raise VoiceError(f"{path} was written by a newer audiovae: upgrade audiovae.")
+            weights = {n.removeprefix("weights/"): v for n, v in tensors.items() if n.startswith("weights/")}
+            return cls(tensors["vector"], weights=weights or None, **told)
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise VoiceError(f"{path} is not a whole voice file ({type(error).__name__}): make one with "
+                             "`audiovae enroll`.") from None
+
+
+def hear(model: Autoencoder, recordings: Iterable[Tensor]) -> Voice:
+    """The voice in recordings (T,) each, at the model's rate. VoiceError where there is too little speech."""
+    reference = check_voice_model(model)
+    rate = model.data.sample_rate or 0
+    waves, seconds = [], 0.0
+    for wave in recordings:
+        waves.append(wave[:max(0, round((MOST - seconds) * rate))])
+        seconds += len(wave) / rate
+        if seconds >= MOST:
+            break
+    joined = torch.cat(waves) if waves else torch.zeros(0)
+    if not len(joined) or not bool(joined.any()):
+        raise VoiceError("the recordings of the target hold no sound: give some of it speaking.")
+    melody = prosody(joined, rate, model.data.prosody)
+    voiced = float(melody.voiced.sum()) * model.data.prosody / rate
+    if voiced < LEAST / 3:
+        raise VoiceError(f"the recordings of the target hold {voiced:.1f} s of voiced speech in {seconds:.1f} s, too "
+                         "little to tell a voice from: give 5 s of speech or more.")
+    pitch, spread = melody.statistics()
+    with torch.no_grad():
+        vector = reference.vector(joined[None, None])[0]
+    return Voice(vector, pitch, spread, seconds, fingerprint(model))
+
+
+def read_voice(model: Autoencoder, paths: list[Path]) -> Voice:
+    """The voice of a ``.voice`` file, or of recordings; VoiceError where it is another model's, or holds no speech."""
+    if len(paths) == 1 and paths[0].suffix == SUFFIX:
+        voice = Voice.load(paths[0])
+        if voice.model != fingerprint(model):
+            raise VoiceError(f"{paths[0]} is a voice of another model ({voice.model}), this one is "
+                             f"{fingerprint(model)}: enroll it again.")
+        return voice
+    return hear(model, read_recordings(model, paths))
+
+
+def read_recordings(model: Autoencoder, paths: Iterable[Path]) -> Iterable[Tensor]:
+    """Whole recordings (T,) at the model's rate, mixed to mono."""
+    for path in paths:
+        yield torch.cat(list(stream_audio(path, model.data.sample_rate or 0)))
+
+
+def check_voice_model(model: object) -> ReferenceEncoder:
+    """The reference encoder of a model that speaks in any voice; CheckpointError where it cannot."""
+    if not isinstance(model, Autoencoder) or not isinstance(model.embedding, ReferenceEncoder):
+        raise CheckpointError("this model has no reference encoder, so it cannot speak in a voice it hears: train one "
+                              "as recipes/vctk_conversion/voice.toml does, or leave --model out.")
+    return model.embedding
+
+
+def spoken(model: Autoencoder, z: Tensor, voice: Voice, prosody: Tensor, excitation: Tensor) -> Tensor:
+    """Latents (B, D, L) said in ``voice``: (B, 1, L * hop); prosody and excitation as the decoder takes them.
+
+    A voice that was enrolled lends the decoder its weights for this once: the model itself is never changed.
+    """
+    told = Condition(embedding=voice.vector.expand(len(z), -1), prosody=prosody, excitation=excitation)
+    own = dict(model.decoder.named_parameters())
+    weights = {name: own[name] + change for name, change in (voice.weights or {}).items()}
+    return model.likelihood.mean(functional_call(model.decoder, weights, (z, told.embedding, told)))
