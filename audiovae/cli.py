@@ -17,6 +17,7 @@ COMMANDS = {
     "decode": "codes back to recordings",
     "export": "a codec's encoder and decoder as ONNX or torch.export programs, checked against it",
     "convert": "say it in another voice",
+    "enroll": "practise a voice on recordings of it, and keep it as a small file for convert",
     "evaluate": "measure a model: quality, bit rate and speed of audio, likelihood and samples of pictures",
     "prior": "teach a trained codec which codes follow which, so that its files get smaller",
     "curve": "train a recipe once for each β, and draw distortion over rate",

@@ -228,7 +228,7 @@ class LatentsData(Config):
 
 
 DataConfig = Annotated[
-    AudioData | VoiceData | SpectrogramData | LatentsData | DigitsData | MNISTData | FashionMNISTData | CIFAR10Data | CelebAData
-    | ArchiveData | FolderData | ShapesData,
+    AudioData | VoiceData | SpectrogramData | LatentsData | DigitsData | MNISTData | FashionMNISTData | CIFAR10Data
+    | CelebAData | ArchiveData | FolderData | ShapesData,
     Discriminator("kind"),
 ]

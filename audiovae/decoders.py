@@ -215,9 +215,9 @@ class SourceFilterDecoderConfig(Config):
     def build(self, data: DataSpec, channels_in: int, channels_out: int, condition_dim: int) -> SourceFilterDecoder:
         if data.prosody != self.hop // self.frames or channels_out != 1:
             raise ConfigError(f"decoder 'source_filter' gives one waveform and is told pitch and level every "
-                              f"{self.hop // self.frames} samples, but the data has them every {data.prosody or 'never'}"
-                              f" and {channels_out} channels are wanted: take data.kind 'voice' of that hop and a "
-                              "likelihood with one parameter.")
+                              f"{self.hop // self.frames} samples, but the data has them every {data.prosody} (0: "
+                              f"never), and {channels_out} channels are wanted: take data.kind 'voice' of that hop "
+                              "and a likelihood with one parameter.")
         return SourceFilterDecoder(channels_in, self.hop, self.n_fft, self.frames, self.width, self.depth, self.kernel,
                                    condition_dim)
 
@@ -271,6 +271,8 @@ def vector_decoder(config: "DecoderConfig", data: DataSpec, channels_in: int, ch
     if isinstance(config, PixelCNNDecoderConfig):
         inner = vector_decoder(config.inner, data, channels_in, config.map_dim, condition_dim)
         return config.around(inner, data, channels_out)
+    if isinstance(config, SourceFilterDecoderConfig):
+        raise ConfigError("decoder 'source_filter' wants a latent on a grid: set model.latent to 'grid'.")
     size = fixed_size("model.latent 'vector'", data)
     return VectorDecoder(config.build(data, config.width, channels_out, condition_dim), channels_in, size, config.width)
 

@@ -99,15 +99,12 @@ def hear(model: Autoencoder, recordings: Iterable[Tensor]) -> Voice:
     return Voice(vector, pitch, spread, seconds, fingerprint(model))
 
 
-def read_voice(model: Autoencoder, paths: list[Path]) -> Voice:
-    """The voice of a ``.voice`` file, or of recordings; VoiceError where it is another model's, or holds no speech."""
-    if len(paths) == 1 and paths[0].suffix == SUFFIX:
-        voice = Voice.load(paths[0])
-        if voice.model != fingerprint(model):
-            raise VoiceError(f"{paths[0]} is a voice of another model ({voice.model}), this one is "
-                             f"{fingerprint(model)}: enroll it again.")
-        return voice
-    return hear(model, read_recordings(model, paths))
+def load_voice(model: Autoencoder, path: Path) -> Voice:
+    """The voice of a file; VoiceError where it is none, or another model's."""
+    voice, own = Voice.load(path), fingerprint(model)
+    if voice.model != own:
+        raise VoiceError(f"{path} is a voice of another model ({voice.model}), this one is {own}: enroll it again.")
+    return voice
 
 
 def read_recordings(model: Autoencoder, paths: Iterable[Path]) -> Iterable[Tensor]:

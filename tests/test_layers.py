@@ -9,14 +9,14 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     ("errors", "shapes", "config", "files", "parallel", "seeds", "distributions", "information"),
     ("audio", "image", "nn"),
-    ("encoders", "bottlenecks", "decoders", "autoregressive", "likelihoods", "corruption", "rate_control", "criteria",
-     "discriminators", "objectives"),
+    ("encoders", "bottlenecks", "decoders", "autoregressive", "source_filter", "reference", "likelihoods", "corruption",
+     "rate_control", "criteria", "discriminators", "objectives"),
     ("models",),
     ("priors",),
-    ("blocks", "batches", "checkpoint", "codes", "codec", "streams", "transcode", "convert", "export", "latents", "lm",
-     "shards", "engines", "corpus_encoding"),
-    ("metrics", "data", "collapse", "optim", "preview", "run", "train", "prior_training", "report", "gallery",
-     "evaluate", "evaluate_images"),
+    ("blocks", "batches", "checkpoint", "codes", "codec", "streams", "transcode", "convert", "voices", "enrolment",
+     "export", "latents", "lm", "shards", "engines", "corpus_encoding"),
+    ("metrics", "data", "voice_data", "collapse", "optim", "preview", "run", "train", "prior_training", "report",
+     "gallery", "evaluate", "evaluate_images"),
     ("cli", "commands"),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

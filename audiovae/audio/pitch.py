@@ -1,8 +1,8 @@
 """The melody and loudness of speech, frame by frame: pitch in Hz, whether there is one, and level.
 
-Pitch is YIN's (de Cheveigné & Kawahara 2002, by librosa), looked for in three ranges at once; once the whole recording
-has been heard, the voice's middle decides between their answers, which takes most octave errors away. Frame f stands for
-samples [f * hop, (f + 1) * hop), as everywhere; what has no pitch is filled from the voiced frames on both sides.
+Pitch is YIN's (de Cheveigné & Kawahara 2002, by librosa), looked for in three ranges at once; once the whole
+recording has been heard, the voice's middle decides between their answers, which takes most octave errors away. Frame f
+stands for samples [f * hop, (f + 1) * hop), as everywhere; what has no pitch is filled from the voiced frames on both sides.
 """
 
 from collections.abc import Iterable
@@ -41,6 +41,12 @@ class Prosody:
     def tensor(self) -> Tensor:
         """What a decoder is told, (3, N): see :func:`told`."""
         return told(torch.from_numpy(self.pitch), torch.from_numpy(self.voiced), torch.from_numpy(self.level))
+
+    def padded(self, frames: int) -> "Prosody":
+        """The last frame held on, until there are as many ``frames``."""
+        more = (0, frames - len(self.pitch))
+        return Prosody(np.pad(self.pitch, more, "edge"), np.pad(self.voiced, more, "edge"),
+                       np.pad(self.level, more, "edge"))
 
     def statistics(self) -> tuple[float, float]:
         """Mean and standard deviation of ln pitch over the voiced frames. AudioError where none is voiced."""

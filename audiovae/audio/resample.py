@@ -5,6 +5,7 @@ Nyquist frequency (Smith, "Digital Audio Resampling"). It is applied as one poly
 memory grows with the larger rate and not with the product of both, whatever their common divisor.
 """
 
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from math import gcd
 
@@ -51,6 +52,23 @@ def resample(waveform: Tensor, source: int, target: int) -> Tensor:
         resampler = Resampler(source, target)
         result.copy_(torch.from_numpy(np.concatenate([resampler.push(row.numpy()), resampler.flush()])))
     return out.reshape(*waveform.shape[:-1], out.shape[-1]).to(waveform.device)
+
+
+def resampled(pieces: Iterable[Tensor], source: int, target: int) -> Iterator[Tensor]:
+    """:func:`resample` of a waveform that comes in pieces (n,), as it comes.
+
+    >>> wave = torch.randn(1000)
+    >>> torch.equal(torch.cat(list(resampled(wave.split(77), 16_000, 44_100))), resample(wave, 16_000, 44_100))
+    True
+    """
+    _check(source, target)
+    if source == target:
+        yield from pieces
+        return
+    resampler = Resampler(source, target)
+    for piece in pieces:
+        yield torch.from_numpy(resampler.push(piece.numpy()))
+    yield torch.from_numpy(resampler.flush())
 
 
 class Resampler:

@@ -35,6 +35,7 @@ class AudioWriter:
     ----------
     path : file to write; missing folders above it are made.
     sample_rate : Hz. channels : C of every block.
+    comment : what the file says of itself to who asks for its metadata.
 
     Shapes: ``write`` takes (C, T), or (T,) for one channel, of any T.
 
@@ -55,8 +56,8 @@ class AudioWriter:
     (21, 8)
     """
 
-    def __init__(self, path: str | Path, sample_rate: int, channels: int = 1):
-        self.path, self.sample_rate, self.channels = Path(path), sample_rate, channels
+    def __init__(self, path: str | Path, sample_rate: int, channels: int = 1, comment: str | None = None):
+        self.path, self.sample_rate, self.channels, self.comment = Path(path), sample_rate, channels, comment
         self.frames = 0
         self.clipped = 0
         if self.path.suffix.lower() not in FORMATS:
@@ -95,6 +96,8 @@ class AudioWriter:
                 file = soundfile.SoundFile(
                     temporary, "w", self.sample_rate, self.channels, self._coding, format=self._format
                 )
+            if self.comment is not None:
+                file.comment = self.comment
             try:
                 yield file, temporary
             except BaseException:

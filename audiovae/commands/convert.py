@@ -1,35 +1,52 @@
 """audiovae convert: say it in another voice."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from audiovae.checkpoint import load_model
 from audiovae.codec import Codec
 from audiovae.commands.arguments import AUDIO, over_files, parse
-from audiovae.convert import check_target, convert_file
+from audiovae.commands.targets import target_voice
+from audiovae.convert import DEFAULT, Converter, check_target, convert_file
 from audiovae.errors import ConfigError
+from audiovae.models import Autoencoder
+from audiovae.reference import ReferenceEncoder
+
+OneFile = Callable[[Path, Path], str]
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Convert recordings to the voices of speakers the model was trained on.
+    """Convert recordings to another voice: one that is heard in recordings, or a speaker of a corpus.
 
-    Example: audiovae convert in.wav --to p226 -o out.wav --model runs/vctk
+    Example: audiovae convert in.wav --to my_voice.wav -o out.wav
 
-    Several targets write one file each: audiovae convert in.wav --to p226 p302 -o out/ --model runs/vctk.
-    Use a person's voice only with their consent.
+    Several targets write one file each: audiovae convert in.wav --to a.voice recordings/b p226 -o out/.
+    Use a person's voice only with their consent. What is written says in its metadata that it was converted.
     """
 
     inputs: tyro.conf.Positional[tuple[str, ...]]
     """Recordings, globs or folders."""
-    model: Path
-    """Checkpoint folder, training run or hub repository; its decoder must be told the speaker."""
     to: tuple[str, ...]
-    """Target speakers by name; `audiovae inspect MODEL` lists them."""
+    """Targets: a recording (5 s will do, more is better), a folder of them, a file of `audiovae enroll`, or a speaker
+    of the corpus."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Recording, or a folder for several recordings or targets (default: beside the source)."""
+    model: str = DEFAULT
+    """Checkpoint folder, training run or hub repository (default: the one that comes with audiovae)."""
+    pitch: str = "target"
+    """`target` moves it to the target's mean and range, `source` keeps it, a number moves it by so many semitones."""
+    corpus: Path | None = None
+    """Prepared corpus with the speakers that --to names (default: the one the model was trained on)."""
+    kbps: float | None = None
+    """Most kbit/s of codes to use: fewer carry less of the source's voice, and of its words (default: all)."""
+    rate: int | None = None
+    """Sample rate to write, Hz (default: the model's)."""
     format: Literal["wav", "flac", "ogg", "mp3"] = "wav"
     """What to write when the output is a folder."""
     channel: int | None = None
@@ -38,17 +55,57 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     arguments = parse("convert", Arguments, argv)
-    if not arguments.to:
-        raise ConfigError("--to names no speaker; `audiovae inspect MODEL` lists them.")
-    codec = Codec.from_pretrained(arguments.model)
-    for target in arguments.to:
-        check_target(codec, target)
-    speakers = tuple(dict.fromkeys(arguments.to))
-    several = len(speakers) > 1 or arguments.output is None
+    targets = tuple(dict.fromkeys(arguments.to))
+    if not targets:
+        raise ConfigError("--to names no voice: give a recording of it, a folder, or a speaker of the corpus.")
+    model = load_model(arguments.model)
+    if isinstance(model, Autoencoder) and isinstance(model.embedding, ReferenceEncoder):
+        converter = Converter(model, arguments.kbps)
+        each = {Path(name).stem: _by_ear(converter, name, arguments) for name in targets}
+    else:
+        if (arguments.pitch, arguments.corpus, arguments.rate) != ("target", None, None):
+            raise ConfigError("--pitch, --corpus and --rate want a model with a reference encoder; this one is told "
+                              "its speakers by name: leave them out.")
+        codec = Codec(model, arguments.kbps)
+        for target in targets:
+            check_target(codec, target)
+        each = {name: partial(_by_name, codec, name, arguments) for name in targets}
+    if len(each) < len(targets):
+        raise ConfigError("--to names two voices whose files would be called alike: rename one.")
+    several = len(each) > 1 or arguments.output is None
 
-    def process(source: Path, *targets: Path) -> str:
-        return "\n".join(convert_file(codec, source, target, speaker, arguments.channel)
-                         for speaker, target in zip(speakers, targets, strict=True))
+    def process(source: Path, *outputs: Path) -> str:
+        return "\n".join(convert(source, output) for convert, output in zip(each.values(), outputs, strict=True))
 
     return over_files("convert", arguments.inputs, arguments.output, f".{arguments.format}", AUDIO, process,
-                      tags=tuple(f"-to-{speaker}" for speaker in speakers) if several else ("",))
+                      tags=tuple(f"-to-{name}" for name in each) if several else ("",))
+
+
+def _by_name(codec: Codec, name: str, arguments: Arguments, source: Path, output: Path) -> str:
+    return convert_file(codec, source, output, name, arguments.channel)
+
+
+def _by_ear(converter: Converter, name: str, arguments: Arguments) -> OneFile:
+    """What converts a file to the voice that ``name`` stands for; how much of it was heard is said at once."""
+    voice = target_voice(converter.model, name, arguments.corpus, arguments.model)
+    how = "enrolled with" if voice.weights else "heard in"
+    print(f"{name}: {how} {voice.seconds:.1f} s, {voice.hertz:.0f} Hz on average.")
+    return lambda source, output: converter.convert_file(
+        source, output, voice, name, melody(arguments.pitch), arguments.channel, arguments.rate)
+
+
+def melody(pitch: str) -> Literal["target", "source"] | float:
+    """What --pitch says; ConfigError where it is neither a word nor a number of semitones in reach.
+
+    >>> melody("target"), melody("-3")
+    ('target', -3.0)
+    """
+    if pitch == "target" or pitch == "source":
+        return pitch
+    try:
+        semitones = float(pitch)
+    except ValueError:
+        raise ConfigError(f"--pitch wants target, source or a number of semitones, got '{pitch}'.") from None
+    if not abs(semitones) <= 36:
+        raise ConfigError(f"--pitch wants semitones from -36 to 36, got {pitch}.")
+    return semitones

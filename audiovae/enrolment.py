@@ -1,0 +1,82 @@
+"""Enrolment: a decoder that has practised one voice, on recordings of it, for half a minute.
+
+Encoder, codebooks and reference encoder stay as they are, so what other voices sound like does not change: the voice's
+own weights are kept apart, as what is added to the model's.
+"""
+
+import copy
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from audiovae.audio.excitation import NOISE, Excitation
+from audiovae.audio.pitch import prosody
+from audiovae.codec import Codec
+from audiovae.criteria import LogMelL1, MelResolution
+from audiovae.errors import VoiceError
+from audiovae.models import Autoencoder
+from audiovae.shapes import Condition
+from audiovae.voices import Voice, hear
+
+STEPS = 150
+BATCH, SECONDS = 8, 1.0  # crops a step, and their length
+WEIGHTS_RATE, VECTOR_RATE = 3e-4, 3e-3
+RESOLUTIONS = tuple(MelResolution(n, n // 4, m) for n, m in ((128, 20), (256, 40), (512, 64), (1024, 80), (2048, 160)))
+
+
+def enroll(model: Autoencoder, recordings: Iterable[Tensor], steps: int = STEPS, seed: int = 0) -> Voice:
+    """A voice (recordings (T,) at the model's rate) with decoder weights of its own.
+
+    ``steps`` of AdamW on random crops: what the model makes of the voice's own codes is brought nearer to the
+    recordings, by the distance of log-mel spectra that it was trained with. The same recordings and seed give the same
+    voice. Raises VoiceError where there is too little speech.
+    """
+    waves = list(recordings)
+    voice = hear(model, waves)
+    rate, frame, hop = model.data.sample_rate or 0, model.data.prosody, model.hop
+    size = round(SECONDS * rate / hop)
+    pieces = [_heard(model, wave, size) for wave in waves if len(wave) >= hop]
+    if not pieces:
+        raise VoiceError("the recordings of the target are all shorter than one latent step: give longer ones.")
+    decoder = copy.deepcopy(model.decoder).train().requires_grad_(True)
+    vector = voice.vector.clone().requires_grad_(True)
+    criterion = LogMelL1(rate, RESOLUTIONS)
+    optimizer = torch.optim.AdamW([{"params": list(decoder.parameters()), "lr": WEIGHTS_RATE},
+                                   {"params": [vector], "lr": VECTOR_RATE}], betas=(0.9, 0.98), weight_decay=0.0)
+    dice = np.random.default_rng(seed)
+    share = np.array([piece[0].shape[-1] for piece in pieces], float)
+    for step in tqdm(range(steps), unit="step", desc="enrolment", disable=None):
+        rows = []
+        for which in dice.choice(len(pieces), BATCH, p=share / share.sum()):
+            wave, z, told, pitch = pieces[which]
+            first = int(dice.integers(z.shape[-1] - size + 1))
+            its = slice(first * hop // frame, (first + size) * hop // frame)
+            excitation = Excitation(pitch[its], rate, frame, dice.random(), int(dice.integers(NOISE)))
+            rows.append((wave[first * hop:(first + size) * hop], z[:, first:first + size], told[:, its],
+                         excitation(0, len(pitch[its]))))
+        target, z, told, excitation = (torch.stack(column) for column in zip(*rows, strict=True))
+        condition = Condition(prosody=told, excitation=excitation)
+        said = model.likelihood.mean(decoder(z, vector.expand(BATCH, -1), condition))
+        loss = criterion(said, target[:, None])
+        for group, peak in zip(optimizer.param_groups, (WEIGHTS_RATE, VECTOR_RATE), strict=True):
+            group["lr"] = peak * min(1.0, 2 * (1 - step / steps))  # straight down over the second half
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimizer.step()
+    own = dict(model.decoder.named_parameters())
+    weights = {name: (value - own[name]).detach() for name, value in decoder.named_parameters()}
+    return Voice(vector.detach(), voice.pitch, voice.spread, voice.seconds, voice.model, weights)
+
+
+def _heard(model: Autoencoder, wave: Tensor, least: int) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
+    """Of a recording at least ``least`` latent steps long: samples, latent (D, L), told prosody (3, N), pitch (N,)."""
+    rate, frame, hop = model.data.sample_rate or 0, model.data.prosody, model.hop
+    steps = max(least, -(-len(wave) // hop))
+    wave = torch.nn.functional.pad(wave, (0, steps * hop - len(wave)))
+    codes = torch.from_numpy(Codec(model).encode(wave, rate).levels[0])
+    found = prosody(wave, rate, frame)
+    return wave, model.bottleneck.decode(codes[None])[0], found.tensor(), found.pitch
