@@ -15,7 +15,8 @@ from audiovae.shapes import Condition, check
 
 
 class SourceFilterDecoder(nn.Module):
-    """A ConvNeXt stack whose head filters pulses and noise: a complex gain for each bin of the one, a real of the other.
+    """A ConvNeXt stack whose head filters pulses and noise: a complex gain for each bin of the one, a real of the
+    other.
 
     Parameters
     ----------

@@ -11,6 +11,7 @@ from audiovae.config import read
 from audiovae.data import AudioData
 from audiovae.image.sets import ArchiveData
 from audiovae.train import Experiment, train
+from audiovae.voice_data import VoiceData
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.toml"))
 
@@ -31,6 +32,10 @@ def test_a_recipe_trains(path, tiny_corpus, tiny_archive, tmp_path):
     experiment = read(Experiment, path)
     if isinstance(experiment.data, AudioData):
         data = replace(experiment.data, corpus=str(tiny_corpus), batch_size=2, seconds=0.4, validation_batches=1)
+        experiment = replace(experiment, data=data)
+    if isinstance(experiment.data, VoiceData):
+        data = replace(experiment.data, corpus=str(tiny_corpus), batch_size=2, seconds=0.4, reference_seconds=0.5,
+                       validation_batches=1)
         experiment = replace(experiment, data=data)
     if isinstance(experiment.data, ArchiveData):
         experiment = replace(experiment, data=replace(experiment.data, path=str(tiny_archive)))

@@ -2,7 +2,8 @@
 
 Pitch is YIN's (de Cheveigné & Kawahara 2002, by librosa), looked for in three ranges at once; once the whole
 recording has been heard, the voice's middle decides between their answers, which takes most octave errors away. Frame f
-stands for samples [f * hop, (f + 1) * hop), as everywhere; what has no pitch is filled from the voiced frames on both sides.
+stands for samples [f * hop, (f + 1) * hop), as everywhere; what has no pitch is filled in from the voiced frames on
+both sides.
 """
 
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from audiovae.errors import AudioError
 RANGES = ((60.0, 160.0), (95.0, 255.0), (150.0, 500.0))
 WINDOW = 1024 / 16000  # s under a frame: nearly four periods of the lowest pitch
 PERIODIC = 0.6  # least correlation of a frame with itself a period later
+SHORTER = 0.02  # correlation that an octave is worth: two periods are always as much alike as one
 QUIET = 40.0  # dB under the loudest frames: what is softer has no pitch to speak of
 SMOOTH = 5  # frames of the median that takes single errors away
 BLOCK = 2000  # frames at once
@@ -122,14 +124,14 @@ def _frames(samples: NDArray[np.float32], sample_rate: int, size: int, hop: int,
     for low, high in RANGES:
         pitch = librosa.yin(samples[:(count - 1) * hop + size], fmin=low, fmax=high, sr=sample_rate,
                             frame_length=size, hop_length=hop, center=False)[:count]
-        found += [pitch, _correlation(rows, sample_rate / pitch)]
+        found += [pitch, _correlation(rows, sample_rate / pitch, int(sample_rate / low) + 1)]
     return np.stack(found).astype(np.float32)
 
 
-def _correlation(rows: NDArray[np.float32], period: NDArray[np.floating]) -> NDArray[np.floating]:
-    """How alike a frame (N, size) is to itself a period (N,) of samples later, from -1 to 1."""
-    lag = np.minimum(np.round(period).astype(int), rows.shape[1] // 2)
-    length = rows.shape[1] - int(lag.max(initial=1))
+def _correlation(rows: NDArray[np.float32], period: NDArray[np.floating], longest: int) -> NDArray[np.floating]:
+    """How alike a frame (N, size) is to itself a period (N,) of samples later, ``longest`` at most: from -1 to 1."""
+    lag = np.minimum(np.round(period).astype(int), longest)
+    length = rows.shape[1] - longest
     early = rows[:, :length]
     late = np.take_along_axis(rows, lag[:, None] + np.arange(length), axis=1)
     energy = np.sqrt((early * early).sum(1) * (late * late).sum(1))
@@ -140,8 +142,9 @@ def _settled(found: NDArray[np.float32]) -> Prosody:
     """The range that suits the voice chosen, errors smoothed, gaps filled."""
     level, pitches, alike = found[0], found[1::2], found[2::2]
     loud = level > max(np.quantile(level, 0.95) - QUIET, -70)
-    best = alike.argmax(0)
     sure = loud & (alike.max(0) > PERIODIC + 0.2)
+    alike = alike + SHORTER * np.log2(pitches / 100)
+    best = alike.argmax(0)
     everywhere = np.take_along_axis(pitches, best[None], 0)[0]
     if not sure.any():
         return Prosody(np.zeros_like(level), np.zeros(len(level), bool), level)

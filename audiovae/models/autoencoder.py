@@ -84,8 +84,8 @@ class Autoencoder(nn.Module):
     corruption: nn.Module | None
 
     def __init__(self, encoder: Encoder, bottleneck: Bottleneck, decoder: Decoder, likelihood: Likelihood,
-                 data: DataSpec, embedding: ConditionEmbedding | ReferenceEncoder | None = None, told_encoder: bool = False,
-                 corruption: nn.Module | None = None, vector: bool = False):
+                 data: DataSpec, embedding: ConditionEmbedding | ReferenceEncoder | None = None,
+                 told_encoder: bool = False, corruption: nn.Module | None = None, vector: bool = False):
         super().__init__()
         if encoder.hop != decoder.hop and not vector:
             raise ConfigError(f"encoder and decoder disagree: hop {encoder.hop} and {decoder.hop}; make the "

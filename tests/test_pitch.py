@@ -1,0 +1,110 @@
+"""Pitch, voicing and level against sounds whose melody is known; pulses against the sum they stand for."""
+
+import numpy as np
+import pytest
+import torch
+
+from audiovae.audio.excitation import NOISE, Excitation
+from audiovae.audio.pitch import Prosody, prosody, prosody_of_stream, told
+from audiovae.errors import AudioError
+
+RATE, HOP = 16000, 160
+
+
+def sung(pitch, seed=0):
+    """A buzz with two formants whose pitch is given at every sample."""
+    phase = np.cumsum(pitch) / RATE
+    wave = np.zeros(len(pitch))
+    for k in range(1, 40):
+        hertz = k * pitch
+        gain = 1 / (1 + ((hertz - 600) / 200) ** 2) + 0.5 / (1 + ((hertz - 1800) / 300) ** 2)
+        wave += np.where(hertz < RATE / 2, gain * np.cos(2 * np.pi * k * phase), 0)
+    noise = np.random.default_rng(seed).standard_normal(len(pitch))
+    return (0.1 * wave + 0.001 * noise).astype(np.float32)
+
+
+@pytest.mark.parametrize("low, high", [(75, 110), (110, 180), (180, 260), (250, 420)])
+def test_a_gliding_pitch_is_followed(low, high):
+    pitch = np.geomspace(low, high, 2 * RATE)
+    found = prosody(sung(pitch), RATE, HOP)
+    wanted = pitch.reshape(-1, HOP).mean(1)
+    assert len(found.pitch) == len(wanted)
+    inner = slice(5, -5)
+    assert found.voiced[inner].mean() > 0.97
+    cents = 1200 * np.abs(np.log2(found.pitch[inner] / wanted[inner]))
+    assert np.median(cents) < 10 and np.quantile(cents, 0.99) < 60
+
+
+def test_noise_and_silence_have_no_pitch():
+    noise = 0.1 * np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
+    assert prosody(noise, RATE, HOP).voiced.mean() < 0.05
+    silence = prosody(np.zeros(RATE, np.float32), RATE, HOP)
+    assert not silence.voiced.any() and (silence.level == -120).all()
+    with pytest.raises(AudioError, match="no voiced speech"):
+        silence.statistics()
+
+
+def test_gaps_are_filled_from_both_sides():
+    pitch = np.concatenate([np.full(RATE // 2, 120.0), np.full(RATE // 2, 120.0), np.full(RATE // 2, 180.0)])
+    wave = sung(pitch)
+    wave[RATE // 2:RATE] = 0
+    found = prosody(wave, RATE, HOP)
+    gap = found.pitch[55:95]
+    assert not found.voiced[55:95].any() and (np.diff(gap) >= -1e-3).all() and 118 < gap[0] < gap[-1] < 182
+
+
+def test_level_is_the_mean_square_of_the_frame():
+    wave = np.repeat(np.array([0.5, 0.05], np.float32), HOP * 20)
+    level = prosody(wave, RATE, HOP).level
+    np.testing.assert_allclose(level[[3, 30]], [20 * np.log10(0.5), 20 * np.log10(0.05)], atol=1e-3)
+
+
+@pytest.mark.parametrize("cut", [1, 700, 12345])
+def test_a_stream_is_the_whole_however_it_is_cut(cut, monkeypatch):
+    monkeypatch.setattr("audiovae.audio.pitch.BLOCK", 37)
+    wave = torch.from_numpy(sung(np.geomspace(90, 200, RATE + 77)))
+    whole, parts = prosody(wave, RATE, HOP), prosody_of_stream(wave.split(cut), RATE, HOP)
+    monkeypatch.undo()
+    once = prosody(wave, RATE, HOP)
+    for found in (parts, once):
+        np.testing.assert_array_equal(found.voiced, whole.voiced)
+        np.testing.assert_allclose(found.pitch, whole.pitch, rtol=1e-4)
+        np.testing.assert_allclose(found.level, whole.level, atol=1e-3)
+
+
+def test_nothing_is_refused():
+    with pytest.raises(AudioError, match="empty"):
+        prosody_of_stream([], RATE, HOP)
+
+
+def test_what_a_decoder_is_told():
+    pitch, voiced = torch.tensor([150.0, 300, 0]), torch.tensor([True, True, False])
+    wanted = torch.tensor([[0, 2 * np.log(2), 0], [1, 1, 0], [0, 1.5, -1]], dtype=torch.float32)
+    torch.testing.assert_close(told(pitch, voiced, torch.tensor([-30.0, 0, -50])), wanted)
+    found = Prosody(np.array([150.0], np.float32), np.array([True]), np.array([-30.0], np.float32))
+    assert found.padded(3).tensor().shape == (3, 3)
+
+
+def test_pulses_are_the_sum_of_all_harmonics():
+    pitch = np.full(20, 212.3)
+    wave = Excitation(pitch, RATE, HOP, phase=0.3)(0, 20)[0].double()
+    turns = 0.3 + torch.arange(20 * HOP, dtype=torch.float64) * (212.3 / RATE)
+    count = RATE / 2 / 212.3
+    wanted = sum((2 * np.pi * k * turns).cos() for k in range(1, int(count) + 1))
+    wanted = wanted + (count - int(count)) * (2 * np.pi * (int(count) + 1) * turns).cos()
+    torch.testing.assert_close(wave, wanted * np.sqrt(2 / count), atol=2e-2, rtol=0)
+
+
+def test_any_part_of_an_excitation_is_that_of_the_whole():
+    pitch = np.geomspace(80, 300, 1500)  # 15 s: the noise comes round
+    excitation = Excitation(pitch, RATE, HOP)
+    whole = excitation(0, 1500)
+    assert torch.equal(excitation(700, 950), whole[:, 700 * HOP:950 * HOP])
+    assert torch.equal(whole[1, :1000], whole[1, NOISE:NOISE + 1000])
+    jumps = whole[0].diff().abs()
+    border = torch.arange(HOP, 1500 * HOP, HOP) - 1
+    assert jumps[border].mean() < 1.1 * jumps.mean()  # frames join without a click
+
+
+def test_a_recording_without_pitch_still_has_pulses():
+    assert Excitation(np.zeros(5), RATE, HOP)(0, 5).isfinite().all()

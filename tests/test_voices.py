@@ -1,0 +1,306 @@
+"""Voices heard in recordings: the decoder's reach, chunks and wholes, what a reference changes, enrolment, files."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from test_pitch import HOP, RATE, sung
+
+from audiovae.audio.augment import AugmentConfig
+from audiovae.audio.corpus import Corpus
+from audiovae.audio.excitation import Excitation
+from audiovae.audio.pitch import Prosody, prosody
+from audiovae.checkpoint import save_model
+from audiovae.cli import main
+from audiovae.codec import Codec
+from audiovae.convert import TAG, Converter, moved
+from audiovae.criteria import LogMelL1
+from audiovae.decoders import SourceFilterDecoderConfig, vector_decoder
+from audiovae.encoders import SpectralEncoder, warping
+from audiovae.enrolment import enroll
+from audiovae.errors import CheckpointError, ConfigError, ShapeError, VoiceError
+from audiovae.models import AutoencoderConfig
+from audiovae.models.example import voice_config, voice_model
+from audiovae.shapes import Condition, DataSpec
+from audiovae.source_filter import SourceFilterDecoder
+from audiovae.train import Experiment, TrainConfig, train
+from audiovae.voice_data import VoiceData, VoiceSampler, level
+from audiovae.voices import Voice, hear
+
+
+def speech(low, high, seconds=3.0, seed=0):
+    """Words of a buzz with pauses between, (T,)."""
+    pitch = np.geomspace(low, high, round(seconds * RATE))
+    loud = np.sin(2 * np.pi * 1.5 * np.arange(len(pitch)) / RATE) > -0.5
+    return torch.from_numpy(sung(pitch, seed) * loud.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def converter():
+    torch.manual_seed(0)
+    model = voice_model()
+    for parameter in model.parameters():  # untrained conditioning is the identity: here it must be heard
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=1 / parameter.shape[1] ** 0.5)
+    return Converter(model)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, converter):
+    path = tmp_path_factory.mktemp("voice-model")
+    save_model(path, converter.model, voice_config())
+    return path
+
+
+def inputs(length, decoder):
+    z = torch.randn(1, decoder.channels_in, length)
+    told = Condition(prosody=torch.randn(1, 3, 2 * length), excitation=torch.randn(1, 2, length * decoder.hop))
+    return z, told
+
+
+def test_the_decoder_reads_what_its_field_says():
+    decoder = SourceFilterDecoder(channels_in=4, width=8, depth=1, kernel=3)
+    z, told = inputs(30, decoder)
+    for leaf in (z, told.prosody, told.excitation):
+        leaf.requires_grad_(True)
+    start = 15 * decoder.hop
+    out = decoder(z, None, told)[0, 0, start:start + decoder.hop]
+    (out * torch.randn_like(out)).sum().backward()
+    first = int(np.floor(15 - decoder.field.left))
+    last = int(np.floor((start + decoder.hop - 1) / decoder.hop + decoder.field.right))
+    for leaf, unit in ((z, 1), (told.prosody, 2), (told.excitation, decoder.hop)):
+        used = leaf.grad.abs().sum((0, 1)).nonzero().flatten() // unit
+        assert first <= used.min() and used.max() <= last
+    assert z.grad.abs().sum((0, 1)).nonzero().flatten().min() <= first + 1  # and the field is no wider than it need be
+
+
+def test_a_decoder_without_its_prosody_says_so():
+    decoder = SourceFilterDecoder(channels_in=4, width=8, depth=1)
+    z, told = inputs(5, decoder)
+    with pytest.raises(ShapeError, match="prosody"):
+        decoder(z, None, None)
+    with pytest.raises(ShapeError, match="excitation"):
+        decoder(z[..., :4], None, told)
+    with pytest.raises(ConfigError, match="voice"):
+        AutoencoderConfig(decoder=SourceFilterDecoderConfig()).build(DataSpec(1, 1, sample_rate=RATE))
+    with pytest.raises(ConfigError, match="grid"):
+        vector_decoder(SourceFilterDecoderConfig(), DataSpec(1, 1, RATE, size=(3200,), prosody=HOP), 4, 1, 0)
+
+
+def test_pitch_moves_with_what_the_decoder_is_told():
+    decoder = SourceFilterDecoder(channels_in=4, width=8, depth=1)
+    for parameter in decoder.head.parameters():  # filters that let everything pass
+        torch.nn.init.zeros_(parameter)
+    z = torch.zeros(1, 4, 100)
+    for hertz in (100.0, 200.0):  # whole samples: pulses this bright are not alike half a sample off
+        pitch = np.full(200, hertz, np.float32)
+        told = Prosody(pitch, np.ones(200, bool), np.full(200, -20, np.float32)).tensor()[None]
+        with torch.no_grad():
+            pulses = Excitation(pitch, RATE, HOP)(0, 200) * torch.tensor([[1.0], [0.01]])  # hardly any noise
+            said = decoder(z, None, Condition(prosody=told, excitation=pulses[None]))
+        found = prosody(said[0, 0], RATE, HOP)
+        assert abs(np.median(found.pitch) / hertz - 1) < 0.02
+
+
+def test_chunks_are_the_whole(converter, monkeypatch):
+    source, voice = speech(100, 160, 6.0), converter.hear([speech(180, 240)])
+    whole = converter.convert(source, RATE, voice)
+    monkeypatch.setattr("audiovae.convert.BLOCK", 23)
+    monkeypatch.setattr(converter.codec, "block", 31)
+    parts = torch.cat(list(converter.stream(source.split(999), source.split(5001), lambda: len(source), voice)))
+    assert len(parts) == len(source)
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
+
+
+def test_a_voice_is_heard_and_changes_the_result(converter):
+    source = speech(100, 160)
+    low, high = converter.hear([speech(80, 110)]), converter.hear([speech(200, 300, seed=1)])
+    assert abs(low.hertz - 94) < 8 and abs(high.hertz - 245) < 15
+    one, other = (converter.convert(source, RATE, voice, melody="source") for voice in (low, high))
+    assert (one - other).abs().max() > 1e-3
+    assert torch.equal(one, converter.convert(source, RATE, low, melody="source"))
+
+
+def test_a_reference_is_weighed_by_what_it_says(converter):
+    reference = converter.model.embedding
+    voice = speech(100, 140)[None, None]
+    alone = reference.vector(voice)
+    assert torch.equal(reference(Condition(embedding=alone), 1), alone)
+    with pytest.raises(ShapeError, match="recording"):
+        reference(None, 1)
+
+
+def test_melodies():
+    frames = np.array([100, 120, 140, 100], np.float32)
+    source = Prosody(frames, np.array([True, True, True, False]), np.zeros(4, np.float32))
+    assert moved(source, None, "source") is source
+    np.testing.assert_allclose(moved(source, None, -12.0).pitch, frames / 2, rtol=1e-5)
+    target = Voice(torch.zeros(1), np.log(200), source.statistics()[1], 5.0, "")
+    sung_so = moved(source, target, "target")
+    logs = np.log(sung_so.pitch[:3])
+    assert abs(logs.mean() - np.log(200)) < 1e-3 and abs(logs.std() - target.spread) < 1e-3
+    unvoiced = Prosody(np.zeros(4, np.float32), np.zeros(4, bool), np.zeros(4, np.float32))
+    assert moved(unvoiced, target, "target") is unvoiced
+
+
+@pytest.mark.parametrize("wave, said", [
+    (torch.zeros(3 * RATE), "no sound"), (speech(100, 120, 0.3), "too little"),
+    (0.1 * torch.randn(3 * RATE), "too little")], ids=["silence", "a syllable", "noise"])
+def test_what_holds_no_voice_is_refused(converter, wave, said):
+    with pytest.raises(VoiceError, match=said):
+        converter.hear([wave])
+
+
+def test_a_voice_is_kept_in_a_file(converter, tmp_path):
+    voice = enroll(converter.model, [speech(100, 140)], steps=2)
+    voice.save(tmp_path / "a.voice")
+    again = Voice.load(tmp_path / "a.voice")
+    assert again.vector.equal(voice.vector) and again.seconds == voice.seconds and again.pitch == voice.pitch
+    source = speech(150, 200)
+    torch.testing.assert_close(converter.convert(source, RATE, again), converter.convert(source, RATE, voice),
+                               atol=1e-3, rtol=0)
+    data = (tmp_path / "a.voice").read_bytes()
+    for broken in (data[:100], b"", data[:-50], b"RIFF" + data[4:]):
+        (tmp_path / "b.voice").write_bytes(broken)
+        with pytest.raises(VoiceError, match="whole voice file"):
+            Voice.load(tmp_path / "b.voice")
+    torch.manual_seed(5)
+    with pytest.raises(VoiceError, match="another model"):
+        Converter(voice_model()).convert(source, RATE, voice)
+
+
+def test_enrolment_comes_nearer_and_changes_nothing_else(converter):
+    model, wave = converter.model, speech(100, 140)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    source, plain = speech(150, 200), converter.hear([speech(200, 300, seed=1)])
+    other = converter.convert(source, RATE, plain)
+    voice = enroll(model, [wave, speech(110, 130, 2.0)], steps=40)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(converter.convert(source, RATE, plain), other)
+    mel = LogMelL1(RATE)
+    distance = [float(mel(converter.convert(wave, RATE, its)[None, None], wave[None, None]))
+                for its in (converter.hear([wave]), voice)]
+    assert distance[1] < 0.97 * distance[0]
+    same = enroll(model, [wave], steps=2, seed=3)
+    again = enroll(model, [wave], steps=2, seed=3)
+    assert all(torch.equal(value, again.weights[name]) for name, value in same.weights.items())
+
+
+def test_a_codec_codes_but_does_not_speak(converter):
+    codec = Codec(converter.model)
+    codes = codec.encode(speech(100, 120), RATE)
+    assert codes.levels[0].shape[0] == 2 and codec.speakers == ()
+    with pytest.raises(ShapeError, match="ReferenceEncoder"):
+        codec.decode(codes)
+    with pytest.raises(CheckpointError, match="reference encoder"):
+        Converter(AutoencoderConfig().build(DataSpec(1, 1, sample_rate=RATE)))
+
+
+def test_warping_moves_bands():
+    bands = torch.eye(10)[None, 4:5]  # a peak in band 4
+    for factor, wanted in ((1.0, 4), (0.8, 5), (1.25, 3.2)):
+        row = (bands @ warping(torch.tensor([factor]), 10))[0, 0]
+        assert abs(float((row * torch.arange(10)).sum() / row.sum()) - wanted) < 0.3
+    encoder = SpectralEncoder(RATE, 8, width=8, depth=1, warp=0.2)
+    x = torch.randn(2, 1, 3200)
+    encoder.train()
+    assert not torch.equal(encoder(x), encoder(x))
+    encoder.eval()
+    assert torch.equal(encoder(x), encoder(x))
+
+
+def test_batches_of_voices(tiny_corpus):
+    corpus = Corpus.open(tiny_corpus)
+    sampler = VoiceSampler(corpus, "train", 3200, 4000, HOP, 4, seed=0)
+    batch = sampler.batch(3)
+    again = VoiceSampler(corpus, "train", 3200, 4000, HOP, 4, seed=0).batch(3)
+    assert torch.equal(batch.x, again.x) and torch.equal(batch.condition.reference, again.condition.reference)
+    assert batch.condition.prosody.shape == (4, 3, 20) and batch.condition.excitation.shape == (4, 2, 3200)
+    hertz = 150 * (batch.condition.prosody[:, 0] / 2).exp()
+    wanted = torch.tensor([{"anna": 220.0, "ben": 110.0}[corpus.speakers[i]] for i in batch.condition.label])
+    assert ((hertz.median(1).values / wanted - 1).abs() < 0.02).all()
+    torch.testing.assert_close(level(batch.x[0, 0], HOP) / 20 + 1.5, batch.condition.prosody[0, 2])
+
+
+def test_crop_and_reference_are_varied_alike(tiny_corpus):
+    corpus = Corpus.open(tiny_corpus)
+    faster = AugmentConfig(share=1.0, speed=1.0, equalizer=0.0, narrow=0.0, room=0.0, gain=0.0)
+    sampler = VoiceSampler(corpus, "train", 4800, 6400, HOP, 8, seed=1, augment=faster)
+    checked = 0
+    for step in range(3):
+        batch = sampler.batch(step)
+        for row in range(8):
+            told = float(150 * (batch.condition.prosody[row, 0].median() / 2).exp())
+            reference = prosody(batch.condition.reference[row, 0], RATE, HOP)
+            crop = prosody(batch.x[row, 0], RATE, HOP)
+            if reference.voiced.mean() > 0.5 and crop.voiced.mean() > 0.5:
+                for found in (reference, crop):
+                    assert abs(np.median(found.pitch[found.voiced]) / told - 1) < 0.04
+                checked += 1
+    assert checked > 12
+
+
+def test_the_only_utterance_of_a_speaker_is_its_own_reference(tiny_corpus, monkeypatch):
+    corpus = Corpus.open(tiny_corpus)
+    sampler = VoiceSampler(corpus, "train", 1600, 1600, HOP, 2, seed=0)
+    monkeypatch.setattr(sampler, "by_speaker", {u.speaker: [0] for u in corpus.all})
+    length = sampler.utterances[0].length
+    assert sampler._other(0, 100, np.random.default_rng(0)) == (0, length - 1600)
+    assert sampler._other(0, length - 100, np.random.default_rng(0)) == (0, 0)
+
+
+def test_a_voice_model_trains_and_converts(tiny_corpus, tmp_path, capsys):
+    data = VoiceData(corpus=str(tiny_corpus), seconds=0.4, reference_seconds=0.5, batch_size=2, validation_batches=1)
+    recipe = Experiment(data=data, model=voice_config(), train=TrainConfig(steps=3))
+    train(recipe, tmp_path / "run")
+    soundfile.write(tmp_path / "stereo.wav", np.repeat(speech(100, 140)[::2].numpy()[:, None], 2, 1), 8000)
+    model = ["--model", str(tmp_path / "run")]
+    assert main(["convert", str(tmp_path / "stereo.wav"), "--to", "anna", "-o", str(tmp_path / "x.wav"), *model]) == 0
+    assert "220 Hz" in capsys.readouterr().out  # the speaker was found in the corpus of the run
+    with soundfile.SoundFile(tmp_path / "x.wav") as file:
+        assert (file.samplerate, file.channels, file.frames) == (RATE, 1, 3 * RATE) and file.comment == TAG
+    assert main(["convert", str(tmp_path / "stereo.wav"), "--to", "bertha", "-o", str(tmp_path / "y.wav"), *model]) == 2
+    assert "ben" in capsys.readouterr().err
+
+
+def test_the_commands(folder, tmp_path, capsys):
+    def say(*words):
+        code = main([*map(str, words), "--model", str(folder)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    for name, wave in (("source", speech(100, 140)), ("target", speech(180, 240)), ("silent", torch.zeros(RATE)),
+                       ("short", speech(100, 110, 0.3)), ("noise", 0.1 * torch.randn(2 * RATE))):
+        soundfile.write(tmp_path / f"{name}.wav", wave.numpy(), RATE)
+    (tmp_path / "voices").mkdir()
+    soundfile.write(tmp_path / "voices/a.flac", speech(80, 100).numpy(), RATE)
+    source, out = tmp_path / "source.wav", tmp_path / "out"
+
+    code, said, errors = say("enroll", tmp_path / "target.wav", "-o", tmp_path / "me.voice", "--steps", 2)
+    assert code == 0 and "2 steps" in said, errors
+    code, said, errors = say("convert", source, "--to", *(tmp_path / n for n in ("me.voice", "voices", "target.wav")),
+                             "-o", out, "--rate", 22050, "--format", "flac", "--pitch", "-2")
+    assert code == 0 and said.count(" in the voice of ") == 3, errors
+    assert sorted(p.name for p in out.iterdir()) == [f"source-to-{n}.flac" for n in ("me", "target", "voices")]
+    assert soundfile.info(out / "source-to-me.flac").samplerate == 22050
+
+    for words, wanted in (
+            (("convert", source, "--to", tmp_path / "silent.wav"), "no sound"),
+            (("convert", source, "--to", tmp_path / "short.wav"), "too little"),
+            (("convert", source, "--to", tmp_path / "noise.wav"), "too little"),
+            (("convert", source, "--to", "nobody"), "--corpus"),
+            (("convert", source, "--to", tmp_path / "voices", "--pitch", "high"), "--pitch"),
+            (("convert", source, "--to", tmp_path / "voices", "--kbps", "0.1"), "no rate"),
+            (("convert", tmp_path / "silent.wav", "--to", tmp_path / "voices"), "silent"),
+            (("enroll", tmp_path / "silent.wav"), "no sound")):
+        target = tmp_path / ("x.voice" if words[0] == "enroll" else "x.wav")
+        code, said, errors = say(*words, "-o", target)
+        assert code == 2 and wanted in errors and errors.count("\n") == 1, errors
+        assert not target.exists()
+    assert say("enroll", tmp_path / "target.wav", "-o", tmp_path / "x.wav")[0] == 2
+    assert say("enroll", tmp_path / "target.wav", "-o", tmp_path / "x.voice", "--steps", "0")[0] == 2
+
+
+def test_hearing_reads_several_recordings(converter):
+    voice = hear(converter.model, [speech(100, 120, 2.0), speech(100, 120, 3.0)])
+    assert voice.seconds == 5.0 and voice.weights is None
