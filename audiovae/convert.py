@@ -24,7 +24,7 @@ from audiovae.codec import BLOCK, Codec
 from audiovae.errors import LabelError, VoiceError
 from audiovae.models import Model
 from audiovae.transcode import Recording
-from audiovae.voices import Voice, check_voice_model, hear, spoken
+from audiovae.voices import Voice, check_voice_model, decoder_of, hear, told
 
 DEFAULT = "voice-16k"
 TAG = "converted voice, made with audiovae: not a recording of the person it sounds like"
@@ -94,13 +94,15 @@ class Converter:
         sung = moved(found, voice, melody)
         per, total = self.codec.hop // self.frame, codes.shape[1]
         padded = sung.padded(total * per)
-        told, excitation = padded.tensor()[None], Excitation(padded.pitch, self.sample_rate, self.frame)
+        melody_told, excitation = padded.tensor()[None], Excitation(padded.pitch, self.sample_rate, self.frame)
+        decoder = decoder_of(self.model, voice)
         left = num_samples()
         for start, stop, low, high in windows(0, total, total, decoder_halo(self.codec.fields[1]), BLOCK):
             z = self.model.bottleneck.decode(codes[None, :, low:high])
             with torch.no_grad():
-                wave = spoken(self.model, z, voice, told[..., low * per:high * per],
-                              excitation(low * per, high * per)[None])[0, 0]
+                params = decoder(z, *told(voice, melody_told[..., low * per:high * per],
+                                          excitation(low * per, high * per)[None]))
+                wave = self.model.likelihood.mean(params)[0, 0]
             piece = wave[(start - low) * self.codec.hop:(stop - low) * self.codec.hop][:left]
             left -= len(piece)
             yield piece

@@ -65,14 +65,20 @@ class SourceFilterDecoder(nn.Module):
             raise ShapeError(f"SourceFilterDecoder wants prosody {wanted[0]} and excitation {wanted[1]}, got "
                              f"{None if prosody is None else tuple(prosody.shape)} and "
                              f"{None if excitation is None else tuple(excitation.shape)}.")
+        voice, turn, breath = self.gains(z, vector, prosody)
+        pulses, noise = self.stft(excitation.float()).unbind(1)
+        spectrum = pulses * torch.polar(voice, turn) + noise * breath
+        frames = torch.fft.irfft(spectrum, self.n_fft)
+        return overlap_add(frames.transpose(1, 2), self.stft.hop)
+
+    def gains(self, z: Tensor, vector: Tensor | None, prosody: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The filters: gain and phase (radians) of the pulses, gain of the noise, (B, N, F) each for N frames."""
+        batch, _, steps = z.shape
         melody = prosody.transpose(1, 2).reshape(batch, steps, 3 * self.frames)
         h = self.stack(self.into(torch.cat([z.transpose(1, 2), melody], dim=2)), vector)
         gains = self.head(self.norm(h)).float().view(batch, steps * self.frames, 3, -1)
         voice, turn, breath = gains.unbind(2)
-        pulses, noise = self.stft(excitation.float()).unbind(1)
-        spectrum = pulses * torch.polar(self._gain(voice), turn) + noise * self._gain(breath)
-        frames = torch.fft.irfft(spectrum, self.n_fft)
-        return overlap_add(frames.transpose(1, 2), self.stft.hop)
+        return self._gain(voice), turn, self._gain(breath)
 
     def _gain(self, log: Tensor) -> Tensor:
         return (log + self.QUIET).clamp(max=self.MAX_LOG_GAIN).exp()

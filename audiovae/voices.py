@@ -1,5 +1,6 @@
 """Any voice: heard in recordings, kept as a small file, and spoken in by a model with a reference encoder."""
 
+import copy
 import json
 import math
 from collections.abc import Iterable
@@ -10,7 +11,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.func import functional_call
 
 from audiovae.audio.io import stream_audio
 from audiovae.audio.pitch import prosody
@@ -20,6 +20,7 @@ from audiovae.files import atomic_file
 from audiovae.models import Autoencoder
 from audiovae.reference import ReferenceEncoder
 from audiovae.shapes import Condition
+from audiovae.source_filter import SourceFilterDecoder
 
 SUFFIX = ".voice"
 LEAST = 1.5  # s of voiced speech and its surroundings that a voice is heard from
@@ -115,18 +116,26 @@ def read_recordings(model: Autoencoder, paths: Iterable[Path]) -> Iterable[Tenso
 
 def check_voice_model(model: object) -> ReferenceEncoder:
     """The reference encoder of a model that speaks in any voice; CheckpointError where it cannot."""
-    if not isinstance(model, Autoencoder) or not isinstance(model.embedding, ReferenceEncoder):
+    if not (isinstance(model, Autoencoder) and isinstance(model.embedding, ReferenceEncoder)
+            and isinstance(model.decoder, SourceFilterDecoder)):
         raise CheckpointError("this model has no reference encoder, so it cannot speak in a voice it hears: train one "
                               "as recipes/vctk_conversion/voice.toml does, or leave --model out.")
     return model.embedding
 
 
-def spoken(model: Autoencoder, z: Tensor, voice: Voice, prosody: Tensor, excitation: Tensor) -> Tensor:
-    """Latents (B, D, L) said in ``voice``: (B, 1, L * hop); prosody and excitation as the decoder takes them.
+def decoder_of(model: Autoencoder, voice: Voice) -> SourceFilterDecoder:
+    """The decoder that speaks in ``voice``: the model's own, or a copy with the weights that enrolment added."""
+    decoder = model.decoder
+    assert isinstance(decoder, SourceFilterDecoder)
+    if not voice.weights:
+        return decoder
+    decoder = copy.deepcopy(decoder)
+    for name, value in decoder.named_parameters():
+        value.data += voice.weights[name]
+    return decoder
 
-    A voice that was enrolled lends the decoder its weights for this once: the model itself is never changed.
-    """
-    told = Condition(embedding=voice.vector.expand(len(z), -1), prosody=prosody, excitation=excitation)
-    own = dict(model.decoder.named_parameters())
-    weights = {name: own[name] + change for name, change in (voice.weights or {}).items()}
-    return model.likelihood.mean(functional_call(model.decoder, weights, (z, told.embedding, told)))
+
+def told(voice: Voice, prosody: Tensor, excitation: Tensor) -> tuple[Tensor, Condition]:
+    """What that decoder is told beside latents (B, D, L): the vector (B, E), and the melody with its excitation."""
+    vector = voice.vector.expand(len(prosody), -1)
+    return vector, Condition(embedding=vector, prosody=prosody, excitation=excitation)
