@@ -16,6 +16,7 @@ from audiovae import metrics
 from audiovae.audio.resample import resample
 from audiovae.audio.waveform import mono
 from audiovae.codec import Codec
+from audiovae.codes import Codes
 from audiovae.errors import AudioError
 from audiovae.metrics import Interval, Stopwatch
 from audiovae.report import Table
@@ -93,9 +94,11 @@ def measures(sample_rate: int) -> dict[str, Measure]:
     }
 
 
-def evaluate(codec: Codec, clips: Iterable[Clip], listen: Callable[[Clip, Tensor, Tensor], None] | None = None
-             ) -> Evaluation:
+def evaluate(codec: Codec, clips: Iterable[Clip], listen: Callable[[Clip, Tensor, Tensor], None] | None = None,
+             say: Callable[[Codes, Tensor], Tensor] | None = None) -> Evaluation:
     """Encode, decode and measure recordings; ``listen(clip, source, result)`` may keep some for the ear.
+
+    ``say(codes, source)`` decodes in place of ``codec.decode(codes)``, for a model that is told more than codes.
 
     Raises AudioError if there is no recording, ExtraError without the extra ``metrics``.
     """
@@ -109,7 +112,7 @@ def evaluate(codec: Codec, clips: Iterable[Clip], listen: Callable[[Clip, Tensor
         with result.encode:
             codes = codec.encode(source, codec.sample_rate, speaker)
         with result.decode:
-            estimate = codec.decode(codes)
+            estimate = say(codes, source) if say is not None else codec.decode(codes)
         row: dict[str, float | None] = {"code file, kbit/s": codes.kbps,
                                         "codes alone, kbit/s": round(codes.nominal_kbps, 6)}
         row |= {name: _judged(judge, estimate, source) for name, judge in judges.items()}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -116,11 +117,16 @@ def read_recordings(model: Autoencoder, paths: Iterable[Path]) -> Iterable[Tenso
 
 def check_voice_model(model: object) -> ReferenceEncoder:
     """The reference encoder of a model that speaks in any voice; CheckpointError where it cannot."""
-    if not (isinstance(model, Autoencoder) and isinstance(model.embedding, ReferenceEncoder)
-            and isinstance(model.decoder, SourceFilterDecoder)):
+    if not is_voice_model(model):
         raise CheckpointError("this model has no reference encoder, so it cannot speak in a voice it hears: train one "
                               "as recipes/vctk_conversion/voice.toml does, or leave --model out.")
-    return model.embedding
+    return model.embedding  # type: ignore[return-value]  # is_voice_model has looked
+
+
+def is_voice_model(model: object) -> TypeGuard[Autoencoder]:
+    """Whether a model speaks in any voice it hears."""
+    return (isinstance(model, Autoencoder) and isinstance(model.embedding, ReferenceEncoder)
+            and isinstance(model.decoder, SourceFilterDecoder))
 
 
 def decoder_of(model: Autoencoder, voice: Voice) -> SourceFilterDecoder:

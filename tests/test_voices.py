@@ -261,6 +261,11 @@ def test_a_voice_model_trains_and_converts(tiny_corpus, tmp_path, capsys):
         assert (file.samplerate, file.channels, file.frames) == (RATE, 1, 3 * RATE) and file.comment == TAG
     assert main(["convert", str(tmp_path / "stereo.wav"), "--to", "bertha", "-o", str(tmp_path / "y.wav"), *model]) == 2
     assert "ben" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "stereo.wav"), "-o", str(tmp_path / "measured"), *model]) == 0
+    assert (tmp_path / "measured/evaluation.html").exists()
+    soundfile.write(tmp_path / "noise.wav", 0.1 * np.random.default_rng(0).standard_normal(RATE), RATE)
+    assert main(["evaluate", str(tmp_path / "noise.wav"), *model]) == 2
+    assert "too little" in capsys.readouterr().err
 
 
 def test_the_commands(folder, tmp_path, capsys):

@@ -14,8 +14,7 @@ from audiovae.commands.arguments import AUDIO, over_files, parse
 from audiovae.commands.targets import target_voice
 from audiovae.convert import DEFAULT, Converter, check_target, convert_file
 from audiovae.errors import ConfigError
-from audiovae.models import Autoencoder
-from audiovae.reference import ReferenceEncoder
+from audiovae.voices import is_voice_model
 
 OneFile = Callable[[Path, Path], str]
 
@@ -59,7 +58,7 @@ def main(argv: list[str]) -> int:
     if not targets:
         raise ConfigError("--to names no voice: give a recording of it, a folder, or a speaker of the corpus.")
     model = load_model(arguments.model)
-    if isinstance(model, Autoencoder) and isinstance(model.embedding, ReferenceEncoder):
+    if is_voice_model(model):
         converter = Converter(model, arguments.kbps)
         each = {Path(name).stem: _by_ear(converter, name, arguments) for name in targets}
     else:

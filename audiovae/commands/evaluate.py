@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,14 +15,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from audiovae.audio.corpus import Corpus
-from audiovae.checkpoint import find_checkpoint, read_description
+from audiovae.checkpoint import find_checkpoint, load_model, read_description
 from audiovae.codec import Codec
+from audiovae.codes import Codes
 from audiovae.commands.arguments import AUDIO, Failures, find, parse, report_failures, split_settings
-from audiovae.errors import AudiovaeError, ConfigError, CorpusError, OutputError
+from audiovae.convert import Converter
+from audiovae.errors import AudiovaeError, ConfigError, CorpusError, OutputError, VoiceError
 from audiovae.evaluate import Clip, Evaluation, evaluate
 from audiovae.files import Input, atomic_file
 from audiovae.report import Report, draw_codes, draw_spectrograms, draw_usage
 from audiovae.transcode import Recording
+from audiovae.voices import is_voice_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,8 @@ class Arguments:
     Example: audiovae evaluate corpora/vctk --model runs/small -o evaluation
     Example: audiovae evaluate --model runs/digits -o evaluation
 
-    A model of pictures is measured on the held-out part of its own data (or what --data.kind and the like name):
+    A model that speaks in any voice says each recording again in its own, heard in itself; how like others it sounds
+    recipes/vctk_conversion/judge.py measures. A model of pictures is measured on the held-out part of its own data (or what --data.kind and the like name):
     bounds of its likelihood, bits per dimension, reconstruction, use of the latent, generated pictures.
     Writes evaluation.json and evaluation.html (with players and spectrograms, or pictures) into the output folder.
     PESQ and STOI come with: pip install 'audiovae[metrics]'
@@ -78,7 +83,9 @@ def main(argv: list[str]) -> int:
         return _of_pictures(arguments, settings)
     if settings:
         raise ConfigError(f"a model of audio is measured on the recordings named, not on --{next(iter(settings))}.")
-    codec = Codec.from_pretrained(arguments.model)
+    model = load_model(arguments.model)
+    converter = Converter(model) if is_voice_model(model) else None
+    codec = converter.codec if converter is not None else Codec(model)
     heard: list[tuple[Clip, Tensor, Tensor]] = []
 
     def listen(*pair: object) -> None:
@@ -89,10 +96,13 @@ def main(argv: list[str]) -> int:
     items = [clip for item in found for clip in (_drawn(item.path, arguments) if _is_corpus(item.path) else [item])]
     total = len(items) + len(failed)
     clips = (clip for item in tqdm(items, unit="file", disable=None) if (clip := _opened(item, codec, failed, total)))
+    if converter is not None:
+        clips = (clip for clip in clips if _speaks(clip, converter, failed))
     first = next(clips, None)
     if first is None:
         return report_failures("evaluate", failed, total, arguments.output)
-    result = evaluate(codec, itertools.chain([first], clips), listen)
+    say = partial(_own_voice, converter) if converter is not None else None
+    result = evaluate(codec, itertools.chain([first], clips), listen, say)
     for table in (result.table(), result.codebooks(), result.costs()):
         print(table.text(), end="\n\n")
     if arguments.output is not None:
@@ -138,6 +148,20 @@ def _opened(item: Input | Clip, codec: Codec, failed: Failures, total: int) -> C
             raise
         failed.append((item.path, str(error)))
         return None
+
+
+def _own_voice(converter: Converter, codes: Codes, source: Tensor) -> Tensor:
+    """A recording said again in its own voice, heard in itself; its time counts all of it, codes and pitch too."""
+    return converter.convert(source, converter.sample_rate, converter.hear([source]), "source")
+
+
+def _speaks(clip: Clip, converter: Converter, failed: Failures) -> bool:
+    try:
+        converter.hear([clip.waveform], clip.sample_rate)
+        return True
+    except VoiceError as error:
+        failed.append((Path(clip.name), str(error)))
+        return False
 
 
 def _write(folder: Path, arguments: Arguments, codec: Codec, result: Evaluation,
