@@ -27,6 +27,10 @@ class CorpusError(AudiovaeError, ValueError):
     """A corpus that cannot be prepared or opened."""
 
 
+class DownloadError(AudiovaeError, RuntimeError):
+    """A file that cannot be fetched, or that is not the one that was published."""
+
+
 class CheckpointError(AudiovaeError, ValueError):
     """A checkpoint that is missing, unsafe (a pickle), damaged or of another kind."""
 

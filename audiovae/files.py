@@ -62,14 +62,20 @@ def atomic_folder(path: str | Path, replace: bool = False) -> Iterator[Path]:
     >>> [entry.name for entry in out.iterdir()]
     ['manifest.jsonl']
     """
+    target = check_folder(path, replace)
+    with _replacing(path, target, commit=_swap, remove=shutil.rmtree) as temporary:
+        temporary.mkdir()
+        yield temporary
+
+
+def check_folder(path: str | Path, replace: bool = False) -> Path:
+    """The place of a folder that :func:`atomic_folder` may write; OutputError, before long work, where it may not."""
     target = _target(path)
     if os.path.exists(target) and not os.path.isdir(target):
         raise OutputError(f"{path} cannot be written: it is a file; name a folder.")
     if not replace and os.path.isdir(target) and any(target.iterdir()):
         raise OutputError(f"{path} is there already: remove it or name another folder.")
-    with _replacing(path, target, commit=_swap, remove=shutil.rmtree) as temporary:
-        temporary.mkdir()
-        yield temporary
+    return target
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    ("errors", "shapes", "config", "files", "parallel", "seeds", "distributions", "information"),
+    ("errors", "shapes", "config", "files", "download", "parallel", "seeds", "distributions", "information"),
     ("audio", "image", "nn"),
     ("encoders", "bottlenecks", "decoders", "autoregressive", "source_filter", "reference", "likelihoods", "corruption",
      "rate_control", "criteria", "discriminators", "objectives"),

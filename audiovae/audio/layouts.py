@@ -10,10 +10,12 @@
 A speaker may lack texts (p315 of VCTK) or a microphone (p280 and p315 have no mic2).
 """
 
+import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -38,12 +40,13 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Source:
-    """One recording of a corpus as it was found. id : unique within the corpus."""
+    """One recording of a corpus as it was found. id : unique within the corpus. corpus : which, of several."""
 
     id: str
     speaker: str
     path: Path
     text: str | None = None
+    corpus: str = ""
 
     @property
     def sentence(self) -> str | None:
@@ -53,13 +56,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Listing:
-    """All that a layout found. rejected : files (or their places) that are of no use, each with its reason."""
+    """All that a layout found.
 
-    layout: LayoutName
+    layout : of several corpora, their layouts joined by +. rejected : files (or their places) that are of no use,
+    each with its reason. shared : speakers that several corpora named alike.
+    """
+
+    layout: str
     root: Path
     sources: list[Source] = field(default_factory=list)
     speakers: dict[str, Speaker] = field(default_factory=dict)
     rejected: list[tuple[Path, str]] = field(default_factory=list)
+    shared: tuple[str, ...] = ()
 
 
 def list_corpus(
@@ -99,8 +107,59 @@ def list_corpus(
     return listing
 
 
+def list_corpora(
+    folders: Sequence[str | Path], layout: LayoutName | Literal["auto"] = "auto", mic: Microphone = "mic1"
+) -> Listing:
+    """List several corpora as one, each in its own layout; see :func:`list_corpus`.
+
+    Nobody knows whether anna of one corpus is anna of another, so they are two voices: anna@one and anna@two.
+
+    Raises
+    ------
+    CorpusError
+        As :func:`list_corpus`, and when a folder is given twice or lies in another one.
+
+    >>> import tempfile
+    >>> parent = Path(tempfile.mkdtemp())
+    >>> for name in ("one/anna/1.wav", "two/anna/1.wav", "two/ben/1.wav"):
+    ...     (parent / name).parent.mkdir(parents=True)
+    ...     (parent / name).touch()
+    >>> [(source.id, source.speaker) for source in list_corpora([parent / "one", parent / "two"]).sources]
+    [('anna/1@one', 'anna@one'), ('anna/1@two', 'anna@two'), ('ben/1', 'ben')]
+    """
+    if len(folders) == 1:
+        return list_corpus(folders[0], layout, mic)
+    listings = [list_corpus(Path(folder).resolve(), layout, mic) for folder in folders]
+    for i, one in enumerate(listings):
+        for two in listings[:i]:
+            if one.root.is_relative_to(two.root) or two.root.is_relative_to(one.root):
+                raise CorpusError(f"corpus folders {two.root} and {one.root} hold the same recordings: name one.")
+    root = Path(os.path.commonpath([listing.root for listing in listings]))
+    names = [listing.root.relative_to(root).as_posix().replace("/", "-") for listing in listings]
+    speakers = Counter(name for listing in listings for name in {source.speaker for source in listing.sources})
+    ids = Counter(source.id for listing in listings for source in listing.sources)
+    merged = Listing("+".join(sorted({listing.layout for listing in listings})), root,
+                     shared=tuple(sorted(name for name, count in speakers.items() if count > 1)))  # fmt: skip
+    for name, listing in zip(names, listings, strict=True):
+        for source in listing.sources:
+            speaker = f"{source.speaker}@{name}" if speakers[source.speaker] > 1 else source.speaker
+            own = f"{source.id}@{name}" if ids[source.id] > 1 else source.id
+            merged.sources.append(replace(source, id=own, speaker=speaker, corpus=name))
+            if source.speaker in listing.speakers:
+                merged.speakers[speaker] = listing.speakers[source.speaker]
+        merged.rejected.extend(listing.rejected)
+    merged.sources.sort(key=lambda source: (source.id, source.path))
+    return merged
+
+
+def find_vctk(folder: Path, layout: LayoutName) -> Path | None:
+    """Where a version of VCTK begins, in a folder or up to two below; None where it does not lie there."""
+    root = _root(folder, layout)
+    return root if (root / _VCTK[layout]).is_dir() else None
+
+
 def detect_layout(folder: Path) -> tuple[LayoutName, Path]:
-    """The layout of a folder, and where it begins: VCTK may lie one folder below (VCTK-Corpus/).
+    """The layout of a folder, and where it begins: VCTK may lie up to two folders below (VCTK-Corpus/).
 
     Raises CorpusError when there is no recording, or when recordings lie both beside and in folders.
 
@@ -111,8 +170,7 @@ def detect_layout(folder: Path) -> tuple[LayoutName, Path]:
     'vctk-0.80'
     """
     for name in _VCTK:
-        root = _root(folder, name)
-        if (root / _VCTK[name]).is_dir():
+        if root := find_vctk(folder, name):
             return name, root
     files = list(_audio(folder))
     if not files:
@@ -214,9 +272,10 @@ def _audio(folder: Path) -> Iterator[Path]:
 
 def _root(folder: Path, layout: LayoutName) -> Path:
     if layout in _VCTK and not (folder / _VCTK[layout]).is_dir():
-        below = [path.parent for path in sorted(folder.glob(f"*/{_VCTK[layout]}")) if path.is_dir()]
-        if len(below) == 1:
-            return below[0]
+        for depth in ("*", "VCTK-*/*"):
+            found = [path.parent for path in sorted(folder.glob(f"{depth}/{_VCTK[layout]}")) if path.is_dir()]
+            if len(found) == 1:
+                return found[0]
     return folder
 
 

@@ -6,7 +6,9 @@ See corpus.py for what is written, layouts.py for what is read, splits.py for ho
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,18 +16,21 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from audiovae.audio.corpus import DESCRIPTION, MANIFEST, REJECTED, SAMPLES, SPLITS, VERSION, Split, Utterance
 from audiovae.audio.io import Channel, read_audio
-from audiovae.audio.layouts import LayoutName, Listing, Microphone, Source, Speaker, list_corpus, sentence_key
+from audiovae.audio.layouts import LayoutName, Listing, Microphone, Source, Speaker, list_corpora, sentence_key
 from audiovae.audio.reader import SILENCE
 from audiovae.audio.splits import By, Spoken, assign, check_leaks, read_split_table
 from audiovae.config import Config, to_dict
 from audiovae.errors import AudioError, ConfigError, CorpusError
 from audiovae.files import atomic_folder
 from audiovae.parallel import in_order
+
+ENOUGH = 60.0  # s of a voice below which the summary says that there is little to learn it from
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -80,13 +85,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Summary:
-    """What :func:`prepare_corpus` made; ``str`` of it is a sentence or two for the terminal."""
+    """What :func:`prepare_corpus` made; ``str`` of it is a sentence or two for the terminal, and a line a note.
+
+    notes : what is likely to matter to whoever trains on it, a sentence each.
+    """
 
     folder: Path
     layout: str
     sample_rate: int
     parts: dict[Split, Part]
     rejected: int
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = "; ".join(
@@ -94,11 +103,17 @@ class Summary:
             for name, p in self.parts.items()
         )
         said = f"{self.folder}: {parts}, at {self.sample_rate} Hz (layout {self.layout})."
-        return f"{said} {self.rejected} files rejected: see {self.folder / REJECTED}." if self.rejected else said
+        if self.rejected:
+            said = f"{said} {self.rejected} files rejected: see {self.folder / REJECTED}."
+        return "\n".join([said, *self.notes])
 
 
-def prepare_corpus(source: str | Path, out: str | Path, config: PrepareConfig | None = None) -> Summary:
+def prepare_corpus(
+    source: str | Path | Sequence[str | Path], out: str | Path, config: PrepareConfig | None = None
+) -> Summary:
     """Make the corpus folder ``out`` from the recordings below ``source``; it appears whole or not at all.
+
+    Several sources become one corpus; a speaker that two of them name alike is two voices.
 
     Recordings that cannot be used are left out and listed with their reason in ``rejected.tsv``:
     unreadable, not finite, silent, too short, twice there, or without a text where sentences are split.
@@ -118,8 +133,9 @@ def prepare_corpus(source: str | Path, out: str | Path, config: PrepareConfig | 
     (2, 0)
     """
     config = config or PrepareConfig()
+    sources = [source] if isinstance(source, (str, Path)) else list(source)
     with atomic_folder(out) as folder:
-        listing = list_corpus(source, config.layout, config.mic)
+        listing = list_corpora(sources, config.layout, config.mic)
         given = read_split_table(listing.root / "split.txt") if config.test_by == "given" else None
         _assign([Spoken(s.speaker, s.sentence or _stem(s)) for s in listing.sources], given, config)  # fail early
         packed, rejected = _pack(listing, folder / SAMPLES, config)
@@ -137,12 +153,13 @@ def prepare_corpus(source: str | Path, out: str | Path, config: PrepareConfig | 
             "parts": {name: vars(part) for name, part in parts.items()},
             "speakers": sorted({u.speaker for u in utterances}),
             "rejected": len(rejected),
-            "source": str(Path(source).resolve()),
+            "source": str(Path(sources[0] if len(sources) == 1 else listing.root).resolve()),
             "layout": listing.layout,
             "options": to_dict(config),
         }
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    return Summary(Path(out), listing.layout, config.sample_rate, parts, len(rejected))
+    notes = tuple(_notes(listing, packed, utterances, rejected, config))
+    return Summary(Path(out), listing.layout, config.sample_rate, parts, len(rejected), notes)
 
 
 @dataclass(frozen=True)
@@ -151,11 +168,12 @@ class _Packed:
 
     utterance: Utterance
     sentence: str
+    source_rate: int
 
 
 def _pack(listing: Listing, path: Path, config: PrepareConfig) -> tuple[list[_Packed], list[tuple[Path, str]]]:
     """Write all usable recordings one after the other; give them and the rejected ones."""
-    has_texts = any(source.text for source in listing.sources)
+    with_texts = {source.corpus for source in listing.sources if source.text}
     by_sentence = "sentence" in (config.test_by, config.valid_by)
     packed: list[_Packed] = []
     rejected = list(listing.rejected)
@@ -170,19 +188,19 @@ def _pack(listing: Listing, path: Path, config: PrepareConfig) -> tuple[list[_Pa
             if isinstance(loaded, str):
                 rejected.append((source.path, loaded))
                 continue
-            samples, gain = loaded
+            samples, gain, rate = loaded
             content = hashlib.blake2b(samples.tobytes(), digest_size=16).digest()
             if content in by_content:
                 rejected.append((source.path, f"the same samples as {by_content[content]}"))
             elif source.id in ids:
                 rejected.append((source.path, f"a second recording named {source.id}"))
-            elif by_sentence and has_texts and source.sentence is None:
+            elif by_sentence and source.corpus in with_texts and source.sentence is None:
                 rejected.append((source.path, "no text: its sentence is unknown, and sentences are split"))
             else:
                 by_content[content] = source.id
                 ids.add(source.id)
                 file.write(samples.tobytes())
-                packed.append(_described(source, listing, offset, len(samples), gain))
+                packed.append(_described(source, listing, offset, len(samples), gain, rate))
                 offset += len(samples)
     if not packed:
         raise CorpusError(
@@ -192,8 +210,8 @@ def _pack(listing: Listing, path: Path, config: PrepareConfig) -> tuple[list[_Pa
     return packed, rejected
 
 
-def _load(source: Source, config: PrepareConfig) -> tuple[NDArray[np.int16], float] | str:
-    """The samples of a recording and the gain in dB it was given, or the reason why it is of no use."""
+def _load(source: Source, config: PrepareConfig) -> tuple[NDArray[np.int16], float, int] | str:
+    """The samples of a recording, the gain in dB it was given and the rate it had, or why it is of no use."""
     try:
         x = read_audio(source.path, config.sample_rate, config.channel)[0][0].numpy()
         if np.abs(x).max() < SILENCE:
@@ -211,15 +229,16 @@ def _load(source: Source, config: PrepareConfig) -> tuple[NDArray[np.int16], flo
     if peak > 1:
         gain -= 20 * np.log10(peak)
     scaled = x * np.float32(32768 * 10 ** (gain / 20))
-    return np.minimum(np.rint(scaled), 32767).astype("<i2"), round(float(gain), 3)
+    rate = soundfile.info(source.path).samplerate
+    return np.minimum(np.rint(scaled), 32767).astype("<i2"), round(float(gain), 3), rate
 
 
-def _described(source: Source, listing: Listing, offset: int, length: int, gain: float) -> _Packed:
+def _described(source: Source, listing: Listing, offset: int, length: int, gain: float, rate: int) -> _Packed:
     who = listing.speakers.get(source.speaker, Speaker())
     place = _relative(source.path, listing.root)
     utterance = Utterance(source.id, source.speaker, "train", place, offset, length, source.text,
                           who.gender, who.age, who.accent, gain)  # fmt: skip
-    return _Packed(utterance, source.sentence or _stem(source))
+    return _Packed(utterance, source.sentence or _stem(source), rate)
 
 
 def _stem(source: Source) -> str:
@@ -249,6 +268,34 @@ def _in_parallel(function: Callable[[T], R], items: Iterable[T], workers: int) -
         yield from in_order(lambda item: pool.submit(function, item).result, items, 4 * workers + 1)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _notes(listing: Listing, packed: list[_Packed], utterances: list[Utterance], rejected: list[tuple[Path, str]],
+           config: PrepareConfig) -> Iterator[str]:  # fmt: skip
+    if rejected:
+        kinds = Counter(re.split(r" as | named |: ", why)[0] for _, why in rejected).most_common(3)
+        yield f"Rejected most: {'; '.join(f'{count} × {kind}' for kind, count in kinds)}."
+    if listing.shared:
+        name = listing.shared[0]
+        voices = sorted({f"{name}@{s.corpus}" for s in listing.sources if s.speaker == f"{name}@{s.corpus}"})
+        yield (f"Speaker names in more than one corpus: {len(listing.shared)}; each is taken for voices of its own, "
+               f"such as {' and '.join(voices)}.")  # fmt: skip
+    heard: dict[str, float] = defaultdict(float)
+    for utterance in utterances:
+        heard[utterance.speaker] += (utterance.split == "train") * utterance.length / config.sample_rate
+    if len(heard) == 1:
+        yield f"There is one speaker, {next(iter(heard))}: enough for a codec; conversion wants two or more."
+    if few := {name: seconds for name, seconds in heard.items() if 0 < seconds < ENOUGH}:
+        least = min(few, key=few.__getitem__)
+        yield (f"Speakers with less than {ENOUGH:g} s to train on: {len(few)}, the least {least} with "
+               f"{few[least]:.1f} s; expect little of their voices.")  # fmt: skip
+    none = [name for name, seconds in heard.items() if not seconds]
+    if none and "speaker" not in (config.test_by, config.valid_by) and config.test_by != "given":
+        yield (f"Speakers with nothing left to train on: {len(none)}, such as {none[0]}; ask for smaller test and "
+               "valid parts, or give more recordings.")  # fmt: skip
+    if slow := [item.source_rate for item in packed if item.source_rate < config.sample_rate]:
+        yield (f"Recordings made at less than {config.sample_rate} Hz: {len(slow)}, the lowest at {min(slow)} Hz, "
+               f"which holds nothing above {min(slow) // 2} Hz.")  # fmt: skip
 
 
 def _part(utterances: list[Utterance], split: Split, sample_rate: int) -> Part:

@@ -1,33 +1,75 @@
-"""audiovae prepare: a folder of recordings to a training corpus."""
+"""audiovae prepare: folders of recordings to a training corpus, VCTK fetched first where asked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
+from audiovae.audio.layouts import find_vctk
 from audiovae.audio.prepare import PrepareConfig, prepare_corpus
+from audiovae.audio.vctk import RELEASES, VctkName, download_vctk
 from audiovae.commands.arguments import parse
+from audiovae.errors import ConfigError, CorpusError
+from audiovae.files import check_folder
+
+Corpus = Literal["vctk", VctkName]
+CORPORA: dict[str, tuple[VctkName, ...]] = {"vctk": tuple(RELEASES), **{name: (name,) for name in RELEASES}}
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Make a training corpus: read every recording once, bring all to one rate, pack, split, prove the split.
 
-    Example: audiovae prepare VCTK-Corpus-0.92 -o corpora/vctk
+    Examples: audiovae prepare my_voices -o corpora/mine;
+    audiovae prepare vctk data -o corpora/vctk --download
 
     Understood as they were downloaded: VCTK 0.80 and 0.92, LibriSpeech, LibriTTS; and any folder of
     recordings, with a folder for each speaker or without.
     """
 
-    source: tyro.conf.Positional[Path]
-    """Folder of recordings."""
+    source: tyro.conf.Positional[tuple[str, ...]]
+    """Folders of recordings, which become one corpus. Before them may stand what they hold: vctk (either version),
+    vctk-0.92 or vctk-0.80; a folder of such a name is written ./vctk."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder of the corpus; it must not exist."""
+    download: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Fetch VCTK (11.7 GB; 0.92 unless vctk-0.80 is said) to the folder first, and unpack it there, unless it is there.
+    Stopped and started again it goes on."""
+    url: str | None = None
+    """Mirror of the zip archive to download."""
+    checksum: str | None = None
+    """md5:... or sha256:... of a mirror's archive that is packed otherwise than the published one."""
     settings: Annotated[PrepareConfig, tyro.conf.arg(name="")] = PrepareConfig()
 
 
 def main(argv: list[str]) -> int:
     arguments = parse("prepare", Arguments, argv)
-    print(prepare_corpus(arguments.source, arguments.output, arguments.settings))
+    words, settings = list(arguments.source), arguments.settings
+    corpus = words.pop(0) if len(words) > 1 and words[0] in CORPORA else None
+    if not words or "" in words:
+        raise ConfigError("no input: name a folder of recordings.")
+    folders = [Path(word) for word in words]
+    if arguments.download:
+        if corpus is None or len(folders) != 1:
+            raise ConfigError("--download wants a corpus and one folder, as in `audiovae prepare vctk data -o corpus "
+                              "--download`.")  # fmt: skip
+        check_folder(arguments.output)
+        version = CORPORA[corpus][0]
+        folders = [download_vctk(folders[0], version, arguments.url, arguments.checksum)]
+        settings = replace(settings, layout=version)
+    elif arguments.url or arguments.checksum:
+        raise ConfigError("--url and --checksum say what to download: add --download.")
+    elif corpus is not None:
+        settings = replace(settings, layout=_version(corpus, folders))
+    print(prepare_corpus(folders, arguments.output, settings))
     return 0
+
+
+def _version(corpus: str, folders: list[Path]) -> VctkName:
+    """Which version of VCTK the folders hold."""
+    for version in CORPORA[corpus]:
+        if all(find_vctk(folder, version) for folder in folders):
+            return version
+    raise CorpusError(f"no {corpus} in {', '.join(map(str, folders))}: wanted the folder that it was unpacked to, "
+                      "with wav48_silence_trimmed (0.92) or wav48 (0.80), or add --download.")  # fmt: skip
