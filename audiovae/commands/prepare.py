@@ -21,8 +21,7 @@ CORPORA: dict[str, tuple[VctkName, ...]] = {"vctk": tuple(RELEASES), **{name: (n
 class Arguments:
     """Make a training corpus: read every recording once, bring all to one rate, pack, split, prove the split.
 
-    Examples: audiovae prepare my_voices -o corpora/mine;
-    audiovae prepare vctk data -o corpora/vctk --download
+    Example: audiovae prepare vctk data -o corpora/vctk --download
 
     Understood as they were downloaded: VCTK 0.80 and 0.92, LibriSpeech, LibriTTS; and any folder of
     recordings, with a folder for each speaker or without.
