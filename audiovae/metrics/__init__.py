@@ -21,21 +21,30 @@ from audiovae.metrics.generation import (
     precision_recall,
 )
 from audiovae.metrics.interval import Interval, mean_interval
+from audiovae.metrics.melody import pitch_contour, pitch_error, pitch_moved, pitch_statistics
+from audiovae.metrics.opinion import predicted_mos
 from audiovae.metrics.perceptual import pesq_nb, pesq_wb, stoi
+from audiovae.metrics.recognition import Recogniser, spoken_words, word_error_rate, word_errors
 from audiovae.metrics.usage import code_counts, perplexity, usage
+from audiovae.metrics.verification import EqualError, Verifier, centroid, equal_error
 from audiovae.metrics.waveform import log_mel_distance, si_sdr, spectral_convergence, stft_distance
 
 __all__ = [
     "DCI",
+    "EqualError",
     "FactorAccuracy",
     "GenerationScores",
     "Interval",
     "MutualInformationGap",
+    "Recogniser",
     "Stopwatch",
+    "Verifier",
     "beta_vae_score",
+    "centroid",
     "code_counts",
     "dci",
     "density_coverage",
+    "equal_error",
     "extrapolated_frechet_distance",
     "factor_vae_score",
     "frechet_distance",
@@ -49,10 +58,18 @@ __all__ = [
     "perplexity",
     "pesq_nb",
     "pesq_wb",
+    "pitch_contour",
+    "pitch_error",
+    "pitch_moved",
+    "pitch_statistics",
     "precision_recall",
+    "predicted_mos",
     "si_sdr",
     "spectral_convergence",
+    "spoken_words",
     "stft_distance",
     "stoi",
     "usage",
+    "word_error_rate",
+    "word_errors",
 ]

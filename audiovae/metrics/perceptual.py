@@ -1,15 +1,14 @@
 """Models of a listener for speech, PESQ and STOI; both come with ``pip install 'audiovae[metrics]'``."""
 
-import importlib
 import math
 import warnings
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from audiovae.audio.resample import resample
-from audiovae.errors import AudioError, ExtraError
+from audiovae.errors import AudioError
+from audiovae.metrics.extra import extra
 from audiovae.metrics.waveform import check_pair
 
 PESQ_RATES = {"wb": 16000, "nb": 8000}  # Hz, of the wide-band and the narrow-band form
@@ -53,7 +52,7 @@ def pesq_nb(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
 def _pesq(band: str, estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
     owner, rate = f"pesq_{band}", PESQ_RATES[band]
     check_pair(owner, estimate, reference)
-    pesq = _extra("pesq")
+    pesq = extra("pesq", "metrics")
     scores = []
     for x, y in _pairs(owner, estimate, reference, sample_rate, rate):
         try:
@@ -84,7 +83,7 @@ def stoi(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
     1.0
     """
     check_pair("stoi", estimate, reference)
-    pystoi = _extra("pystoi")
+    pystoi = extra("pystoi", "metrics")
     scores = []
     for x, y in _pairs("stoi", estimate, reference, sample_rate, sample_rate):
         with warnings.catch_warnings():
@@ -103,10 +102,3 @@ def _pairs(owner: str, estimate: Tensor, reference: Tensor, source: int, target:
         raise AudioError(f"{owner} wants a reference with sound in it, got a silent one: leave it out.")
     waves = (resample(wave.cpu().reshape(-1, wave.shape[-1]), source, target) for wave in (estimate, reference))
     return zip(*(wave.double().numpy() for wave in waves), strict=True)
-
-
-def _extra(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ExtraError(f"{name} cannot be imported ({error}): pip install 'audiovae[metrics]'.") from None
