@@ -1,0 +1,168 @@
+"""Conversions of a list of trials by systems that learn nothing, for a model to be compared with, and by a model.
+
+    python recipes/vctk_conversion/baselines.py runs/judge
+    python recipes/vctk_conversion/baselines.py runs/judge --model runs/vctk --systems zero-shot enrolled
+
+copied: the source itself. world: WORLD's vocoder (Morise et al. 2016), pitch moved to the target's mean and range, the
+spectral envelope warped to the target's formants and equalised to its mean. nearest: each log-mel frame replaced by the
+target's most like it, then Griffin & Lim 1984. Each conversion is written to SYSTEM/TRIAL.wav in the list's folder;
+what is there is not made again.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import librosa
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from tqdm import tqdm
+from trials import RATE, Trial, read_trials
+
+from audiovae.audio.io import read_audio, write_audio
+from audiovae.errors import AudiovaeError, ConfigError
+from audiovae.metrics import pitch_contour, pitch_moved, pitch_statistics
+from audiovae.metrics.extra import extra
+from audiovae.metrics.melody import STEP
+
+Wave = NDArray[np.float64]
+WARPS = np.exp(np.linspace(np.log(0.8), np.log(1.25), 31))  # of the frequency axis, from a child's to a large man's
+FORMANTS = 5000.0  # Hz below which envelopes are compared to find the warp
+N_FFT, HOP, MELS, ROUNDS = 1024, 200, 80, 60
+
+
+def copied(trial: Trial) -> Wave:
+    return heard(trial.source)
+
+
+def world(trial: Trial) -> Wave:
+    """Analysis, pitch and envelope changed, synthesis; by frames of 10 ms."""
+    vocoder, source = extra("pyworld", "judges"), heard(trial.source)
+    contour, envelope = analysed(source)
+    references = [analysed(heard(path)) for path in trial.references]
+    wanted = pitch_moved(contour, *pitch_statistics(np.concatenate([one for one, _ in references])))
+    theirs = mean_envelope(np.concatenate([one for one, _ in references]), np.concatenate([e for _, e in references]))
+    own = mean_envelope(contour, envelope)
+    low = slice(0, round(FORMANTS / (RATE / 2) * len(own)))
+
+    def shape(curve: Wave) -> Wave:
+        return curve[low] - curve[low].mean()
+
+    warp = min(WARPS, key=lambda a: float(((shape(warped(own, a)) - shape(theirs)) ** 2).sum()))
+    changed = np.apply_along_axis(warped, 1, np.log(envelope), warp) + (theirs - warped(own, warp))
+    times = np.arange(len(contour)) * STEP
+    noise = vocoder.d4c(source, contour, times, RATE)
+    made = vocoder.synthesize(wanted, np.exp(changed), noise, RATE, 1000 * STEP)
+    return made[:len(source)]
+
+
+def analysed(wave: Wave) -> tuple[Wave, Wave]:
+    """Pitch (N,) Hz and spectral envelope (N, F) in power."""
+    contour = pitch_contour(wave, RATE)  # type: ignore[arg-type]
+    times = np.arange(len(contour)) * STEP
+    return contour, extra("pyworld", "judges").cheaptrick(wave, contour, times, RATE)
+
+
+def mean_envelope(contour: Wave, envelope: Wave) -> Wave:
+    """Mean log envelope (F,) of the frames with a pitch, all brought to one level before."""
+    logs = np.log(envelope[contour > 0])
+    return (logs - logs.mean(1, keepdims=True)).mean(0)
+
+
+def warped(curve: Wave, factor: float) -> Wave:
+    """A curve over frequency (F,) whose formants lie ``factor`` times as high."""
+    bins = np.arange(len(curve))
+    return np.interp(bins / factor, bins, curve)
+
+
+def nearest(trial: Trial) -> Wave:
+    """Frames compared without each voice's mean, taken whole from the target."""
+    source = heard(trial.source)
+    mine, theirs = log_mel(source), np.concatenate([log_mel(heard(path)) for path in trial.references])
+    distance = torch.cdist(*(torch.from_numpy(x - x.mean(0)) for x in (mine, theirs)))
+    power = np.exp(theirs[distance.argmin(1).numpy()])
+    spread = np.linalg.pinv(librosa.filters.mel(sr=RATE, n_fft=N_FFT, n_mels=MELS))
+    magnitude = np.sqrt(np.maximum(power @ spread.T, 1e-10)).T
+    return librosa.griffinlim(magnitude, n_iter=ROUNDS, hop_length=HOP, n_fft=N_FFT, length=len(source), random_state=0)
+
+
+def log_mel(wave: Wave) -> Wave:
+    """(N, MELS)"""
+    mel = librosa.feature.melspectrogram(y=wave, sr=RATE, n_fft=N_FFT, hop_length=HOP, n_mels=MELS)
+    return np.log(mel + 1e-6).T
+
+
+def heard(path: str) -> Wave:
+    return read_audio(path, RATE)[0][0].double().numpy()
+
+
+def by_model(trial: Trial, model: Path, enrolled: bool) -> Wave:
+    """TO BE WIRED: ``audiovae.convert.convert`` of trial.source to the voice of trial.references, at RATE.
+
+    Zero-shot, or with the voice enrolled on the same references first.
+    """
+    raise ConfigError(f"conversion by a model ({model}) to recordings is not wired yet: see baselines.by_model.")
+
+
+BASELINES: dict[str, Callable[[Trial], Wave]] = {"copied": copied, "world": world, "nearest": nearest}
+MODES = {"zero-shot": False, "enrolled": True}
+
+
+def level(wave: Wave, like: Wave) -> Wave:
+    """As loud as the source, and nowhere clipped."""
+    gain = np.sqrt((like**2).mean() / max((wave**2).mean(), 1e-12))
+    return wave * min(gain, 0.99 / max(float(np.abs(wave).max()), 1e-9))
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Convert a list of trials by the baselines, or by a model.
+
+    Example: python recipes/vctk_conversion/baselines.py runs/judge --systems world
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """That of trials.jsonl."""
+    systems: tuple[str, ...] = ()
+    """Some of copied, world, nearest; with --model of zero-shot, enrolled (default: all)."""
+    model: Path | None = None
+    """A trained model; its systems are called NAME-zero-shot and NAME-enrolled."""
+
+
+def chosen(arguments: Arguments) -> dict[str, Callable[[Trial], Wave]]:
+    """Systems by the name of their folder. ConfigError on one that is not known."""
+    model = arguments.model
+    known = BASELINES if model is None else {
+        mode: partial(by_model, model=model, enrolled=enrolled) for mode, enrolled in MODES.items()}
+    if unknown := set(arguments.systems) - set(known):
+        raise ConfigError(f"no system {', '.join(sorted(unknown))}: wanted some of {', '.join(known)}.")
+    prefix = f"{model.name}-" if model else ""
+    return {prefix + name: system for name, system in known.items() if name in (arguments.systems or known)}
+
+
+def main(argv: list[str]) -> int:
+    arguments = tyro.cli(Arguments, args=argv)
+    try:
+        trials = read_trials(arguments.folder)
+        systems = chosen(arguments)
+        work = [(name, trial) for name in systems for trial in trials
+                if not (arguments.folder / name / f"{trial.name}.wav").exists()]
+        for name, trial in tqdm(work, unit="conversion", disable=None):
+            made = level(systems[name](trial), heard(trial.source))
+            write_audio(arguments.folder / name / f"{trial.name}.wav", torch.from_numpy(made).float()[None], RATE)
+    except AudiovaeError as error:
+        print(f"baselines: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted; give the same command to go on.", file=sys.stderr)
+        return 130
+    print(f"{arguments.folder}: {len(trials)} conversions each by {', '.join(systems)}; {len(work)} of them new.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

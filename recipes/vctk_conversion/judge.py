@@ -1,0 +1,234 @@
+"""Judge the conversions of a list of trials: who it sounds like, what is understood, how it sounds, at what pitch.
+
+    python recipes/vctk_conversion/judge.py runs/judge --spoken prompts/
+
+The folder holds trials.jsonl and a folder for each system, with SYSTEM/TRIAL.wav for every trial (trials.py, baselines.py).
+Every judge is first calibrated on real recordings, and not used where that fails (calibrate.py). What has been judged
+is kept in answers.jsonl and not judged again. Tables are printed, and written with players to report.html; judged.json
+has a row for each conversion.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from calibrate import JUDGES, RATE, Answers, Calibration, Name, calibrated
+from tqdm import tqdm
+from trials import Trial, read_trials
+
+from audiovae.audio.io import read_audio
+from audiovae.errors import AudioError, AudiovaeError, CorpusError
+from audiovae.files import atomic_file
+from audiovae.metrics import (
+    Interval,
+    mean_interval,
+    pitch_error,
+    pitch_moved,
+    pitch_statistics,
+    spoken_words,
+    word_error_rate,
+)
+from audiovae.report import Report, Table
+
+Row = dict[str, Any]
+TO_TARGET, TO_SOURCE, NEARER, ACCEPTED = "to target", "to source", "nearer to target, %", "accepted, %"
+WORDS, PITCH, OPINION = "WER", "pitch error, st", "predicted MOS"
+WORST_BY = ((TO_TARGET, False), (WORDS, True), (PITCH, True), (OPINION, False))  # the first that was judged; high is bad
+
+
+def judged(path: Path, trial: Trial, answers: Answers, judges: dict[Name, Calibration]) -> Row:
+    """The measures of one conversion, by those judges that may judge."""
+    row: Row = {}
+    if "verifier" in judges:
+        voice = np.array(answers.of("verifier", path))
+        row[TO_TARGET] = float(voice @ answers.centroid(trial.kept))
+        row[TO_SOURCE] = float(voice @ answers.centroid(trial.source_kept)) if trial.source_kept else None
+        row[NEARER] = None if row[TO_SOURCE] is None else 100.0 * (row[TO_TARGET] > row[TO_SOURCE])
+        row[ACCEPTED] = 100.0 * (row[TO_TARGET] >= judges["verifier"].found["threshold"])  # type: ignore[operator]
+    if "recogniser" in judges:
+        row["said"], row["heard"] = (answers.of("recogniser", it) for it in (trial.source, path))
+        row[WORDS] = word_error_rate(row["heard"], row["said"]) if spoken_words(row["said"]) else None
+    if "pitch" in judges:
+        theirs = pitch_statistics(np.concatenate([answers.contour(it) for it in trial.references]))
+        wanted = pitch_moved(answers.contour(trial.source), *theirs)
+        row[PITCH] = pitch_error(answers.contour(path), wanted)
+    if "opinion" in judges:
+        row[OPINION] = answers.of("opinion", path)
+    return row
+
+
+def all_judged(folder: Path, systems: Sequence[str], trials: Sequence[Trial], answers: Answers,
+               judges: dict[Name, Calibration]) -> list[Row]:
+    """A row for each system and trial; one that cannot be judged says why under "error"."""
+    rows = []
+    for system, trial in tqdm([(s, t) for s in systems for t in trials], unit="conversion", disable=None):
+        path = folder / system / f"{trial.name}.wav"
+        row: Row = {"system": system, "trial": trial.name, "condition": trial.condition,
+                    "source_speaker": trial.source_speaker, "source_sex": trial.source_sex, "target": trial.target,
+                    "target_sex": trial.target_sex, "source": trial.source, "converted": str(path), "error": None}
+        try:
+            row |= judged(path, trial, answers, judges)
+        except AudioError as error:
+            row["error"] = str(error)
+        rows.append(row)
+    return rows
+
+
+def measures(rows: Sequence[Row]) -> list[str]:
+    """Those of the measures that were judged, in the order of the table."""
+    order = (TO_TARGET, TO_SOURCE, NEARER, ACCEPTED, WORDS, PITCH, OPINION)
+    return [name for name in order if any(row.get(name) is not None for row in rows)]
+
+
+def averaged(rows: Sequence[Row], name: str) -> Interval | None:
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return mean_interval(values) if values else None
+
+
+def of_systems(rows: Sequence[Row], condition: str) -> Table:
+    """One row a system, each measure's mean and interval over the trials of a condition."""
+    here = [row for row in rows if row["condition"] == condition]
+    names = measures(here)
+    return Table(("system", *names, "judged"), [
+        (system, *(averaged(its, name) for name in names), sum(row["error"] is None for row in its))
+        for system, its in by(here, lambda row: row["system"]).items()])
+
+
+def of_sexes(rows: Sequence[Row], system: str) -> Table | None:
+    """Source's sex to target's sex, for a system; None where no sex is known."""
+    here = [row for row in rows if row["system"] == system and "?" not in (row["source_sex"], row["target_sex"])]
+    names = measures(here)
+    pairs = by(here, lambda row: f"{row['source_sex']} to {row['target_sex']}")
+    return Table(("sexes", *names), [(pair, *(averaged(its, name) for name in names))
+                                     for pair, its in sorted(pairs.items())]) if here else None
+
+
+def by(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def worst(rows: Sequence[Row], system: str, count: int) -> list[Row]:
+    """Those that failed, then the least like their target (or, unjudged, the least understood, and so on)."""
+    here = [row for row in rows if row["system"] == system]
+    name, high = next(((name, high) for name, high in WORST_BY if name in measures(here)), (None, False))
+    if name is None:
+        return here[:count]
+
+    def rank(row: Row) -> float:
+        value = row.get(name)
+        return -np.inf if value is None else -value if high else value
+
+    return sorted(here, key=rank)[:count]
+
+
+def of_worst(rows: Sequence[Row]) -> Table:
+    names = measures(rows)
+    return Table(("trial", *names, "understood"), [
+        (row["trial"], *(row.get(name) for name in names), row["error"] or row.get("heard") or "") for row in rows])
+
+
+def of_calibrations(found: Sequence[Calibration]) -> Table:
+    return Table(("judge", "used", "criterion", "measured"), [
+        (one.judge, "yes" if one.passed else "no", one.criterion,
+         "; ".join(f"{name} {value if isinstance(value, Interval) else f'{value:.3g}'}"
+                   for name, value in one.found.items())) for one in found])
+
+
+def page(folder: Path, rows: Sequence[Row], found: Sequence[Calibration], trials: Sequence[Trial], count: int) -> Report:
+    report = Report("Conversions, judged", lead=f"{len(rows)} conversions; mean ± 95 % interval over trials.")
+    report.section("The judges")
+    report.table(of_calibrations(found))
+    for condition in dict.fromkeys(row["condition"] for row in rows):
+        report.section(f"Targets: {condition}")
+        report.table(of_systems(rows, condition))
+    references = {trial.name: trial.references[0] for trial in trials}
+    for system in dict.fromkeys(row["system"] for row in rows):
+        report.section(system)
+        if table := of_sexes(rows, system):
+            report.table(table, "Source's sex to target's sex")
+        bad = worst(rows, system, count)
+        report.table(of_worst(bad), f"The worst {len(bad)}")
+        for row in bad:
+            report.text(f"{row['trial']}: source, converted, a reference of the target.")
+            for caption, place in (("source", row["source"]), ("converted", row["converted"]),
+                                   ("target", references[row["trial"]])):
+                report.audio(caption, read_audio(place, RATE)[0][0], RATE)
+    return report
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Judge the conversions of a list of trials.
+
+    Example: python recipes/vctk_conversion/judge.py runs/judge --spoken prompts/
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """That of trials.jsonl and of a folder for each system."""
+    systems: tuple[str, ...] = ()
+    """Folders of conversions (default: all that hold one)."""
+    judges: tuple[Name, ...] = tuple(JUDGES)
+    """Which to ask."""
+    spoken: Path | None = None
+    """Recordings with their text beside them (NAME.wav, NAME.txt) to calibrate the recogniser on."""
+    worst: int = 10
+    """How many of the worst conversions of each system are listed and can be heard."""
+
+
+def present(arguments: Arguments, trials: Sequence[Trial]) -> list[str]:
+    """The systems to judge. CorpusError where there is none, or one lacks a trial."""
+    folder = arguments.folder
+    systems = arguments.systems or sorted(place.name for place in folder.iterdir() if place.is_dir() and any(
+        (place / f"{trial.name}.wav").exists() for trial in trials))
+    if not systems:
+        raise CorpusError(f"{folder} holds no conversion: wanted SYSTEM/{trials[0].name}.wav and others.")
+    for system in systems:
+        lacking = [trial.name for trial in trials if not (folder / system / f"{trial.name}.wav").exists()]
+        if lacking:
+            raise CorpusError(f"{folder / system} lacks {len(lacking)} of {len(trials)} conversions, such as "
+                              f"{lacking[0]}.wav: make them first, or name other --systems.")
+    return list(systems)
+
+
+def main(argv: list[str]) -> int:
+    arguments = tyro.cli(Arguments, args=argv)
+    folder = arguments.folder
+    try:
+        trials = read_trials(folder)
+        systems, answers = present(arguments, trials), Answers(folder / "answers.jsonl")
+        found = [calibrated(judge, answers, trials, arguments.spoken) for judge in arguments.judges]
+        print(of_calibrations(found).text(), flush=True)
+        usable = {one.judge: one for one in found if one.passed}
+        if not usable:
+            raise CorpusError("no judge passed its calibration, so nothing was judged.")
+        rows = all_judged(folder, systems, trials, answers, usable)
+        page(folder, rows, found, trials, arguments.worst).write(folder / "report.html")
+    except AudiovaeError as error:
+        print(f"judge: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted; give the same command to go on.", file=sys.stderr)
+        return 130
+    with atomic_file(folder / "judged.json") as temporary:
+        temporary.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for condition in dict.fromkeys(row["condition"] for row in rows):
+        print(f"\nTargets: {condition}\n{of_systems(rows, condition).text()}")
+    for system in systems:
+        if table := of_sexes(rows, system):
+            print(f"\n{system}\n{table.text()}")
+        bad = worst(rows, system, arguments.worst)
+        print(f"\n{system}, the worst {len(bad)}\n{of_worst(bad).text()}")
+    print(f"\nMean ± 95 % interval. Rows are in {folder / 'judged.json'}, players in {folder / 'report.html'}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
