@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -98,7 +97,7 @@ class Answers:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def of(self, judge: Name, recording: str | Path, change: str = "") -> Any:
-        key = f"{judge} {change} {_digest(str(recording))}"
+        key = f"{judge} {change} {_digest(recording)}"
         if key not in self._known:
             if judge not in self._judges:
                 self._judges[judge] = JUDGES[judge]()
@@ -123,8 +122,7 @@ class Answers:
         return np.array(self.of("pitch", recording, change))
 
 
-@cache
-def _digest(path: str) -> str:
+def _digest(path: str | Path) -> str:
     return blake2b(Path(path).read_bytes(), digest_size=12).hexdigest()
 
 
@@ -205,5 +203,5 @@ def _of_pitch(answers: Answers, recordings: list[str]) -> Calibration:
         errors.append(pitch_error(fast[at], slow * up / down))
     middle = float(np.median(errors))
     return Calibration("pitch", middle <= SEMITONES,
-                       f"{middle:.2f} semitones off what playing {up}/{down} as fast gives, at most {SEMITONES:g} wanted",
+                       f"{middle:.2f} semitones off when played {up}/{down} as fast, at most {SEMITONES:g} wanted",
                        {"error, semitones": mean_interval(errors)})

@@ -2,10 +2,10 @@
 
     python recipes/vctk_conversion/judge.py runs/judge --spoken prompts/
 
-The folder holds trials.jsonl and a folder for each system, with SYSTEM/TRIAL.wav for every trial (trials.py, baselines.py).
-Every judge is first calibrated on real recordings, and not used where that fails (calibrate.py). What has been judged
-is kept in answers.jsonl and not judged again. Tables are printed, and written with players to report.html; judged.json
-has a row for each conversion.
+The folder holds trials.jsonl and a folder for each system, with SYSTEM/TRIAL.wav for every trial (trials.py,
+baselines.py). Every judge is first calibrated on real recordings, and not used where that fails (calibrate.py). What
+has been judged is kept in answers.jsonl and not judged again. Tables are printed, and written with players to
+report.html; judged.json has a row for each conversion.
 """
 
 import json
@@ -38,7 +38,7 @@ from audiovae.report import Report, Table
 Row = dict[str, Any]
 TO_TARGET, TO_SOURCE, NEARER, ACCEPTED = "to target", "to source", "nearer to target, %", "accepted, %"
 WORDS, PITCH, OPINION = "WER", "pitch error, st", "predicted MOS"
-WORST_BY = ((TO_TARGET, False), (WORDS, True), (PITCH, True), (OPINION, False))  # the first that was judged; high is bad
+WORST_BY = ((TO_TARGET, False), (WORDS, True), (PITCH, True), (OPINION, False))  # and whether high is bad
 
 
 def judged(path: Path, trial: Trial, answers: Answers, judges: dict[Name, Calibration]) -> Row:
@@ -142,7 +142,7 @@ def of_calibrations(found: Sequence[Calibration]) -> Table:
                    for name, value in one.found.items())) for one in found])
 
 
-def page(folder: Path, rows: Sequence[Row], found: Sequence[Calibration], trials: Sequence[Trial], count: int) -> Report:
+def page(rows: Sequence[Row], found: Sequence[Calibration], trials: Sequence[Trial], count: int) -> Report:
     report = Report("Conversions, judged", lead=f"{len(rows)} conversions; mean ± 95 % interval over trials.")
     report.section("The judges")
     report.table(of_calibrations(found))
@@ -210,7 +210,7 @@ def main(argv: list[str]) -> int:
         if not usable:
             raise CorpusError("no judge passed its calibration, so nothing was judged.")
         rows = all_judged(folder, systems, trials, answers, usable)
-        page(folder, rows, found, trials, arguments.worst).write(folder / "report.html")
+        page(rows, found, trials, arguments.worst).write(folder / "report.html")
     except AudiovaeError as error:
         print(f"judge: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,170 @@
+"""The judging of conversions from end to end, on made voices that differ in nothing but their pitch."""
+
+import importlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from audiovae.audio.io import write_audio
+
+RATE = 16000
+PITCH = {"a1": 105.0, "b1": 210.0, "a2": 120.0, "b2": 190.0, "a3": 100.0, "b3": 230.0}  # Hz; a are men, b women
+PART = {"1": "test", "2": "train", "3": "test"}  # 1 are sources, 2 seen targets, 3 unseen ones
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Iterator[SimpleNamespace]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent.parent / "recipes/vctk_conversion"))
+        yield SimpleNamespace(**{name: importlib.import_module(name)
+                                 for name in ("trials", "calibrate", "baselines", "judge")})
+
+
+def spoken(hertz: float, seconds: float, rng: np.random.Generator) -> torch.Tensor:
+    """A made voice: harmonics of a wavering pitch under two formants, with pauses."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    pitch = hertz * np.exp(0.1 * np.sin(2 * np.pi * (1.3 * time + rng.random())))
+    phase = 2 * np.pi * np.cumsum(pitch) / RATE
+    wave = sum(np.sin(k * phase) * (np.exp(-((k * hertz - 600) / 400) ** 2) + np.exp(-((k * hertz - 1800) / 500) ** 2)
+                                    + 0.02) for k in range(1, int(3500 / hertz)))
+    gate = np.clip(3 * np.sin(2 * np.pi * 2 * time) + 1.5, 0, 1)
+    return torch.from_numpy(0.1 * gate * wave + 1e-4 * rng.standard_normal(len(time))).float()[None]
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory) -> Path:
+    """Sources have one recording; one of the targets is a child as well, and left out."""
+    folder, rng = tmp_path_factory.mktemp("voices"), np.random.default_rng(0)
+    for name, hertz in {**PITCH, "c2": 300.0}.items():
+        for number in range(1 if name.endswith("1") else 10):
+            write_audio(folder / "all" / name / f"{number}.wav", spoken(hertz, 3.0 if name.endswith("1") else 1.6, rng),
+                        RATE)
+    (folder / "split.txt").write_text("".join(f"{name} {PART[name[1]]}\n" for name in [*PITCH, "c2"]))
+    (folder / "people.txt").write_text("ID AGE SEX\n" + "".join(
+        f"{name} {9 if name == 'c2' else 30} {'M' if name < 'b' else 'F'}\n" for name in [*PITCH, "c2"]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(recipe, recordings) -> Path:
+    """A list of trials, converted by all baselines."""
+    out = recordings / "out"
+    call = [str(recordings / "all"), "--split", str(recordings / "split.txt"), "--people",
+            str(recordings / "people.txt"), "--sources", "*1", "--targets", "*2", "*3", "--pairs", "4", "-o", str(out)]
+    assert recipe.trials.main(call) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe.baselines, "ROUNDS", 2)
+        assert recipe.baselines.main([str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def folder(converted, tmp_path) -> Path:
+    return Path(shutil.copytree(converted, tmp_path / "out"))
+
+
+def by_pitch(wave: np.ndarray) -> list[float]:
+    """A made verifier: the voice's pitch as an angle."""
+    from audiovae.metrics import pitch_contour
+
+    contour = pitch_contour(wave, RATE)
+    angle = np.log2(np.median(contour[contour > 0]) / 150)
+    return [float(np.cos(angle)), float(np.sin(angle))]
+
+
+def test_trials_are_balanced_disjoint_and_the_same_again(recipe, converted, recordings):
+    trials = recipe.trials.read_trials(converted)
+    for condition, number in (("seen", "2"), ("unseen", "3")):
+        here = [trial for trial in trials if trial.condition == condition]
+        assert sorted((t.source_sex, t.target_sex) for t in here) == [("F", "F"), ("F", "M"), ("M", "F"), ("M", "M")]
+        assert {t.target for t in here} == {"a" + number, "b" + number}, "and not the child"
+    for trial in trials:
+        assert len(trial.references) == 5 and len(trial.kept) == 5
+        assert not set(trial.references) & set(trial.kept) and trial.source not in trial.source_kept
+    assert recipe.trials.make(recipe.trials.Arguments(
+        recordings / "all", recordings / "split.txt", (recordings / "people.txt",), ("*1",), ("*2", "*3"), 4,
+        converted)) == trials
+
+
+def test_conversions_are_judged_once_and_truly(recipe, folder, monkeypatch, capsys):
+    """Pitch errors are those the made pitches tell; what is at its target's pitch sounds like the target."""
+    monkeypatch.setitem(recipe.calibrate.JUDGES, "verifier", lambda: by_pitch)
+    call = [str(folder), "--judges", "verifier", "recogniser", "pitch", "--worst", "2", "--systems", "copied", "world"]
+    assert recipe.judge.main(call) == 0
+    shown = capsys.readouterr().out
+    assert "wants recordings whose texts are known" in shown and "WER" not in shown, "no texts, no recogniser"
+    rows = json.loads((folder / "judged.json").read_text())
+    assert len(rows) == 2 * 8 and not any(row["error"] for row in rows)
+    for row in rows:
+        apart = 12 * abs(np.log2(PITCH[row["source_speaker"]] / PITCH[row["target"]]))
+        if row["system"] == "copied":
+            assert row["pitch error, st"] == pytest.approx(apart, abs=0.4)
+            assert row["to source"] > 0.99 and row["nearer to target, %"] == 0
+        if row["system"] == "world":
+            assert row["pitch error, st"] < 0.3
+            assert row["nearer to target, %"] == 100 and row["to target"] > 0.99
+    page = (folder / "report.html").read_text()
+    assert page.count("<audio") == 2 * 2 * 3 and "F to M" in page
+
+    def deaf():
+        raise AssertionError("heard again")
+
+    for name in ("verifier", "pitch"):
+        monkeypatch.setitem(recipe.calibrate.JUDGES, name, lambda: deaf)
+    assert recipe.judge.main(call) == 0
+    assert json.loads((folder / "judged.json").read_text()) == rows
+    with (folder / "answers.jsonl").open("a") as file:
+        file.write('["pitch  0')  # killed while it wrote
+    assert recipe.judge.main(call) == 0
+    first = f"{rows[0]['trial']}.wav"
+    shutil.copy(folder / "copied" / first, folder / "world" / first)
+    assert recipe.judge.main(call) == 0, "known by what it holds, wherever it lies"
+    again = json.loads((folder / "judged.json").read_text())
+    assert again[8]["pitch error, st"] == rows[0]["pitch error, st"] != rows[8]["pitch error, st"]
+
+
+def test_a_judge_that_cannot_tell_voices_apart_is_not_used(recipe, folder, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    monkeypatch.setitem(recipe.calibrate.JUDGES, "verifier",
+                        lambda: lambda wave: list(rng.standard_normal(8) / np.sqrt(8)))
+    assert recipe.judge.main([str(folder), "--judges", "verifier"]) == 2
+    out = capsys.readouterr()
+    assert "equal error rate" in out.out and "no judge passed" in out.err
+    assert not (folder / "judged.json").exists()
+
+
+def test_opinions_and_words_count_only_from_judges_that_prove_themselves(recipe, folder, tmp_path, monkeypatch, capsys):
+    prompts = tmp_path / "prompts"
+    write_audio(prompts / "x.wav", torch.randn(1, RATE) * 0.1, RATE)
+    (prompts / "x.txt").write_text("one two three four")
+    call = [str(folder), "--judges", "recogniser", "opinion", "pitch", "--spoken", str(prompts), "--systems", "copied"]
+    answers = {"recogniser": lambda wave: "one two three", "opinion": lambda wave: float(len(wave))}
+    for name, answer in answers.items():
+        monkeypatch.setitem(recipe.calibrate.JUDGES, name, lambda answer=answer: answer)
+    assert recipe.judge.main(call) == 0
+    assert {"WER", "predicted MOS"}.isdisjoint(json.loads((folder / "judged.json").read_text())[0])
+    (folder / "answers.jsonl").unlink()
+    answers = {"recogniser": lambda wave: "one two three four",
+               "opinion": lambda wave: float(np.mean(np.abs(np.diff(wave)) < 2e-3))}
+    for name, answer in answers.items():
+        monkeypatch.setitem(recipe.calibrate.JUDGES, name, lambda answer=answer: answer)
+    assert recipe.judge.main(call) == 0
+    row = json.loads((folder / "judged.json").read_text())[0]
+    assert row["WER"] == 0 and row["predicted MOS"] > 0
+
+
+def test_what_is_lacking_is_named(recipe, folder, tmp_path, capsys):
+    next(iter((folder / "world").iterdir())).unlink()
+    assert recipe.judge.main([str(folder), "--judges", "pitch"]) == 2
+    assert "lacks 1 of 8 conversions" in capsys.readouterr().err
+    assert recipe.judge.main([str(folder), "--judges", "pitch", "--systems", "copied"]) == 0
+    assert recipe.judge.main([str(tmp_path), "--judges", "pitch"]) == 2
+    assert "trials.jsonl cannot be read" in capsys.readouterr().err
+    assert recipe.baselines.main([str(folder), "--systems", "wolrd"]) == 2
+    assert "wolrd" in capsys.readouterr().err
