@@ -83,7 +83,8 @@ def nearest(trial: Trial) -> Wave:
     """Frames compared without each voice's mean, taken whole from the target."""
     source = heard(trial.source)
     mine, theirs = log_mel(source), np.concatenate([log_mel(heard(path)) for path in trial.references])
-    distance = torch.cdist(*(torch.from_numpy(x - x.mean(0)) for x in (mine, theirs)))
+    level_mine, level_theirs = (torch.from_numpy(x - x.mean(0)) for x in (mine, theirs))
+    distance = torch.cdist(level_mine, level_theirs)
     power = np.exp(theirs[distance.argmin(1).numpy()])
     spread = np.linalg.pinv(librosa.filters.mel(sr=RATE, n_fft=N_FFT, n_mels=MELS))
     magnitude = np.sqrt(np.maximum(power @ spread.T, 1e-10)).T

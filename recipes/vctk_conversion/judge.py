@@ -206,7 +206,7 @@ def main(argv: list[str]) -> int:
         systems, answers = present(arguments, trials), Answers(folder / "answers.jsonl")
         found = [calibrated(judge, answers, trials, arguments.spoken) for judge in arguments.judges]
         print(of_calibrations(found).text(), flush=True)
-        usable = {one.judge: one for one in found if one.passed}
+        usable: dict[Name, Calibration] = {one.judge: one for one in found if one.passed}
         if not usable:
             raise CorpusError("no judge passed its calibration, so nothing was judged.")
         rows = all_judged(folder, systems, trials, answers, usable)

@@ -136,8 +136,8 @@ def shared(person: Person) -> tuple[list[str], list[str]] | None:
 
 def spoken(person: Person, out: Path) -> tuple[str, list[str]]:
     """A recording of a source to convert and others to judge by; an only one is cut in two where it is quietest."""
-    if len(person.recordings) > 1:
-        source, *others = map(str, (path.resolve() for path in person.recordings))
+    if person.recordings[1:]:
+        source, *others = (str(path.resolve()) for path in person.recordings)
         return source, others[:KEPT]
     wave, _ = read_audio(person.recordings[0], RATE)
     power = np.convolve(wave[0].numpy() ** 2, np.ones(RATE // 10), mode="same")
