@@ -159,6 +159,12 @@ def test_opinions_and_words_count_only_from_judges_that_prove_themselves(recipe,
     assert row["WER"] == 0 and row["predicted MOS"] > 0
 
 
+def test_the_first_of_each_condition(recipe, converted):
+    trials = recipe.trials.read_trials(converted)
+    assert [t.name for t in recipe.judge.first(trials, 2)] == [trials[i].name for i in (0, 1, 4, 5)]
+    assert recipe.judge.first(trials, None) == trials
+
+
 def test_what_is_lacking_is_named(recipe, folder, tmp_path, capsys):
     next(iter((folder / "world").iterdir())).unlink()
     assert recipe.judge.main([str(folder), "--judges", "pitch"]) == 2

@@ -179,8 +179,16 @@ class Arguments:
     """Which to ask."""
     spoken: Path | None = None
     """Recordings with their text beside them (NAME.wav, NAME.txt) to calibrate the recogniser on."""
+    trials: int | None = None
+    """How many of each condition, the first ones (default: all)."""
     worst: int = 10
     """How many of the worst conversions of each system are listed and can be heard."""
+
+
+def first(trials: Sequence[Trial], count: int | None) -> list[Trial]:
+    """The first ``count`` of each condition, all where it is None."""
+    conditions = dict.fromkeys(trial.condition for trial in trials)
+    return [trial for name in conditions for trial in [one for one in trials if one.condition == name][:count]]
 
 
 def present(arguments: Arguments, trials: Sequence[Trial]) -> list[str]:
@@ -202,7 +210,7 @@ def main(argv: list[str]) -> int:
     arguments = tyro.cli(Arguments, args=argv)
     folder = arguments.folder
     try:
-        trials = read_trials(folder)
+        trials = first(read_trials(folder), arguments.trials)
         systems, answers = present(arguments, trials), Answers(folder / "answers.jsonl")
         found = [calibrated(judge, answers, trials, arguments.spoken) for judge in arguments.judges]
         print(of_calibrations(found).text(), flush=True)
