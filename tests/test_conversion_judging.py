@@ -100,7 +100,7 @@ def test_conversions_are_judged_once_and_truly(recipe, folder, monkeypatch, caps
     shown = capsys.readouterr().out
     assert "wants recordings whose texts are known" in shown and "WER" not in shown, "no texts, no recogniser"
     rows = json.loads((folder / "judged.json").read_text())
-    assert len(rows) == 2 * 8 and not any(row["error"] for row in rows)
+    assert len(rows) == 2 * 8 and not any(row["failed"] for row in rows)
     for row in rows:
         apart = 12 * abs(np.log2(PITCH[row["source_speaker"]] / PITCH[row["target"]]))
         if row["system"] == "copied":

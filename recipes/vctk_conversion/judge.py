@@ -41,40 +41,51 @@ WORDS, PITCH, OPINION = "WER", "pitch error, st", "predicted MOS"
 WORST_BY = ((TO_TARGET, False), (WORDS, True), (PITCH, True), (OPINION, False))  # and whether high is bad
 
 
-def judged(path: Path, trial: Trial, answers: Answers, judges: dict[Name, Calibration]) -> Row:
-    """The measures of one conversion, by those judges that may judge."""
-    row: Row = {}
-    if "verifier" in judges:
-        voice = np.array(answers.of("verifier", path))
-        row[TO_TARGET] = float(voice @ answers.centroid(trial.kept))
-        row[TO_SOURCE] = float(voice @ answers.centroid(trial.source_kept)) if trial.source_kept else None
-        row[NEARER] = None if row[TO_SOURCE] is None else 100.0 * (row[TO_TARGET] > row[TO_SOURCE])
-        row[ACCEPTED] = 100.0 * (row[TO_TARGET] >= judges["verifier"].found["threshold"])  # type: ignore[operator]
-    if "recogniser" in judges:
-        row["said"], row["heard"] = (answers.of("recogniser", it) for it in (trial.source, path))
-        row[WORDS] = word_error_rate(row["heard"], row["said"]) if spoken_words(row["said"]) else None
-    if "pitch" in judges:
-        theirs = pitch_statistics(np.concatenate([answers.contour(it) for it in trial.references]))
-        wanted = pitch_moved(answers.contour(trial.source), *theirs)
-        row[PITCH] = pitch_error(answers.contour(path), wanted)
-    if "opinion" in judges:
-        row[OPINION] = answers.of("opinion", path)
+def by_verifier(path: Path, trial: Trial, answers: Answers, calibration: Calibration) -> Row:
+    voice = np.array(answers.of("verifier", path))
+    near = float(voice @ answers.centroid(trial.kept))
+    row: Row = {TO_TARGET: near, ACCEPTED: 100.0 * (near >= calibration.found["threshold"])}  # type: ignore[operator]
+    if trial.source_kept:
+        row[TO_SOURCE] = float(voice @ answers.centroid(trial.source_kept))
+        row[NEARER] = 100.0 * (near > row[TO_SOURCE])
     return row
+
+
+def by_recogniser(path: Path, trial: Trial, answers: Answers, calibration: Calibration) -> Row:
+    """The reference is what is understood of the source, where anything is."""
+    said, understood = (answers.of("recogniser", it) for it in (trial.source, path))
+    rate = word_error_rate(understood, said) if spoken_words(said) else None
+    return {"said": said, "understood": understood, WORDS: rate}
+
+
+def by_pitch(path: Path, trial: Trial, answers: Answers, calibration: Calibration) -> Row:
+    theirs = pitch_statistics(np.concatenate([answers.contour(it) for it in trial.references]))
+    wanted = pitch_moved(answers.contour(trial.source), *theirs)
+    return {PITCH: pitch_error(answers.contour(path), wanted)}
+
+
+def by_opinion(path: Path, trial: Trial, answers: Answers, calibration: Calibration) -> Row:
+    return {OPINION: answers.of("opinion", path)}
+
+
+MEASURES: dict[Name, Callable[[Path, Trial, Answers, Calibration], Row]] = {
+    "verifier": by_verifier, "recogniser": by_recogniser, "pitch": by_pitch, "opinion": by_opinion}
 
 
 def all_judged(folder: Path, systems: Sequence[str], trials: Sequence[Trial], answers: Answers,
                judges: dict[Name, Calibration]) -> list[Row]:
-    """A row for each system and trial; one that cannot be judged says why under "error"."""
+    """A row for each system and trial; where a judge finds nothing to judge, it says so under "failed"."""
     rows = []
     for system, trial in tqdm([(s, t) for s in systems for t in trials], unit="conversion", disable=None):
         path = folder / system / f"{trial.name}.wav"
         row: Row = {"system": system, "trial": trial.name, "condition": trial.condition,
                     "source_speaker": trial.source_speaker, "source_sex": trial.source_sex, "target": trial.target,
-                    "target_sex": trial.target_sex, "source": trial.source, "converted": str(path), "error": None}
-        try:
-            row |= judged(path, trial, answers, judges)
-        except AudioError as error:
-            row["error"] = str(error)
+                    "target_sex": trial.target_sex, "source": trial.source, "converted": str(path), "failed": []}
+        for name, calibration in judges.items():
+            try:
+                row |= MEASURES[name](path, trial, answers, calibration)
+            except AudioError as error:
+                row["failed"].append(f"{name}: {error}")
         rows.append(row)
     return rows
 
@@ -94,8 +105,8 @@ def of_systems(rows: Sequence[Row], condition: str) -> Table:
     """One row a system, each measure's mean and interval over the trials of a condition."""
     here = [row for row in rows if row["condition"] == condition]
     names = measures(here)
-    return Table(("system", *names, "judged"), [
-        (system, *(averaged(its, name) for name in names), sum(row["error"] is None for row in its))
+    return Table(("system", *names, "failed"), [
+        (system, *(averaged(its, name) for name in names), sum(bool(row["failed"]) for row in its))
         for system, its in by(here, lambda row: row["system"]).items()])
 
 
@@ -132,7 +143,8 @@ def worst(rows: Sequence[Row], system: str, count: int) -> list[Row]:
 def of_worst(rows: Sequence[Row]) -> Table:
     names = measures(rows)
     return Table(("trial", *names, "understood"), [
-        (row["trial"], *(row.get(name) for name in names), row["error"] or row.get("heard") or "") for row in rows])
+        (row["trial"], *(row.get(name) for name in names), " ".join([*row["failed"], row.get("understood", "")]))
+        for row in rows])
 
 
 def of_calibrations(found: Sequence[Calibration]) -> Table:
