@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from audiovae.audio.io import write_audio
+from audiovae.audio.io import read_audio, write_audio
+from audiovae.checkpoint import save_model
+from audiovae.models.example import voice_config, voice_model
 
 RATE = 16000
 PITCH = {"a1": 105.0, "b1": 210.0, "a2": 120.0, "b2": 190.0, "a3": 100.0, "b3": 230.0}  # Hz; a are men, b women
@@ -174,3 +176,16 @@ def test_what_is_lacking_is_named(recipe, folder, tmp_path, capsys):
     assert "trials.jsonl cannot be read" in capsys.readouterr().err
     assert recipe.baselines.main([str(folder), "--systems", "wolrd"]) == 2
     assert "wolrd" in capsys.readouterr().err
+
+
+def test_a_model_converts_the_trials(recipe, converted, tmp_path):
+    folder, model = tmp_path / "trials", tmp_path / "voice"
+    folder.mkdir()
+    model.mkdir()
+    (folder / "trials.jsonl").write_text("".join((converted / "trials.jsonl").read_text().splitlines(True)[:2]))
+    save_model(model, voice_model(), voice_config())
+    assert recipe.baselines.main([str(folder), "--model", str(model), "--systems", "own", "zero-shot"]) == 0
+    for system in ("voice-own", "voice-zero-shot"):
+        for trial in recipe.trials.read_trials(folder):
+            made, source = (read_audio(path, RATE)[0] for path in (folder / system / f"{trial.name}.wav", trial.source))
+            assert made.shape == source.shape and bool(made.any())

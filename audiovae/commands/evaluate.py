@@ -36,7 +36,9 @@ class Arguments:
     Example: audiovae evaluate --model runs/digits -o evaluation
 
     A model that speaks in any voice says each recording again in its own, heard in itself; how like others it sounds
-    recipes/vctk_conversion/judge.py measures. A model of pictures is measured on the held-out part of its own data (or what --data.kind and the like name):
+    recipes/vctk_conversion/judge.py measures.
+
+    A model of pictures is measured on the held-out part of its own data (or what --data.kind and the like name):
     bounds of its likelihood, bits per dimension, reconstruction, use of the latent, generated pictures.
     Writes evaluation.json and evaluation.html (with players and spectrograms, or pictures) into the output folder.
     PESQ and STOI come with: pip install 'audiovae[metrics]'

@@ -24,10 +24,13 @@ from tqdm import tqdm
 from trials import RATE, Trial, read_trials
 
 from audiovae.audio.io import read_audio, write_audio
+from audiovae.convert import Converter
+from audiovae.enrolment import enroll
 from audiovae.errors import AudiovaeError, ConfigError
 from audiovae.metrics import pitch_contour, pitch_moved, pitch_statistics
 from audiovae.metrics.extra import extra
 from audiovae.metrics.melody import STEP
+from audiovae.voices import Voice
 
 Wave = NDArray[np.float64]
 WARPS = np.exp(np.linspace(np.log(0.8), np.log(1.25), 31))  # of the frequency axis, from a child's to a large man's
@@ -101,16 +104,35 @@ def heard(path: str) -> Wave:
     return read_audio(path, RATE)[0][0].double().numpy()
 
 
-def by_model(trial: Trial, model: Path, enrolled: bool) -> Wave:
-    """TO BE WIRED: ``audiovae.convert.convert`` of trial.source to the voice of trial.references, at RATE.
-
-    Zero-shot, or with the voice enrolled on the same references first.
-    """
-    raise ConfigError(f"conversion by a model ({model}) to recordings is not wired yet: see baselines.by_model.")
-
-
 BASELINES: dict[str, Callable[[Trial], Wave]] = {"copied": copied, "world": world, "nearest": nearest}
-MODES = {"zero-shot": False, "enrolled": True}
+MODES = ("own", "zero-shot", "enrolled")
+
+
+class ByModel:
+    """Conversion by a trained model, in one of MODES: the source in its own voice, heard in itself; in the target's,
+    heard in the references; in the target's, enrolled on the references."""
+
+    def __init__(self, model: str):
+        self.converter = Converter.from_pretrained(model)
+        self.enrolled: dict[tuple[str, ...], Voice] = {}
+
+    def __call__(self, trial: Trial, mode: str) -> Wave:
+        source = self.heard(trial.source)
+        melody = "source" if mode == "own" else "target"
+        return self.converter.convert(source, self.converter.sample_rate, self.voice(trial, mode), melody).numpy()
+
+    def voice(self, trial: Trial, mode: str) -> Voice:
+        if mode == "own":
+            return self.converter.hear([self.heard(trial.source)])
+        references, key = [self.heard(path) for path in trial.references], tuple(trial.references)
+        if mode == "zero-shot":
+            return self.converter.hear(references)
+        if key not in self.enrolled:
+            self.enrolled[key] = enroll(self.converter.model, references)
+        return self.enrolled[key]
+
+    def heard(self, path: str) -> torch.Tensor:
+        return read_audio(path, self.converter.sample_rate)[0].mean(0)
 
 
 def level(wave: Wave, like: Wave) -> Wave:
@@ -129,19 +151,19 @@ class Arguments:
     folder: tyro.conf.Positional[Path]
     """That of trials.jsonl."""
     systems: tuple[str, ...] = ()
-    """Some of copied, world, nearest; with --model of zero-shot, enrolled (default: all)."""
-    model: Path | None = None
-    """A trained model; its systems are called NAME-zero-shot and NAME-enrolled."""
+    """Some of copied, world, nearest; with --model of own, zero-shot, enrolled (default: all)."""
+    model: str | None = None
+    """A trained model, by name or folder; its systems are called NAME-own, NAME-zero-shot and NAME-enrolled."""
 
 
 def chosen(arguments: Arguments) -> dict[str, Callable[[Trial], Wave]]:
     """Systems by the name of their folder. ConfigError on one that is not known."""
     model = arguments.model
-    known = BASELINES if model is None else {
-        mode: partial(by_model, model=model, enrolled=enrolled) for mode, enrolled in MODES.items()}
+    speaker = ByModel(model) if model is not None else None
+    known = {mode: partial(speaker, mode=mode) for mode in MODES} if speaker is not None else BASELINES
     if unknown := set(arguments.systems) - set(known):
         raise ConfigError(f"no system {', '.join(sorted(unknown))}: wanted some of {', '.join(known)}.")
-    prefix = f"{model.name}-" if model else ""
+    prefix = f"{Path(model).name}-" if model else ""
     return {prefix + name: system for name, system in known.items() if name in (arguments.systems or known)}
 
 
