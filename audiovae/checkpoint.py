@@ -64,7 +64,7 @@ def save_half(source: str | Path, folder: Path) -> None:
     found = find_checkpoint(source)
     description = read_description(found)
     description.pop("experiment", None)
-    if not description["model"].get("condition_dim"):
+    if not description["model"].get("condition_dim") or description["model"].get("reference"):
         description["data"]["labels"] = []
     half = {name: value.half() if value.is_floating_point() else value
             for name, value in read_tensors(found / "model.safetensors").items()}
