@@ -27,6 +27,7 @@ from audiovae.report import Report, Table, draw_codes, draw_loss, draw_spectrogr
 
 ROOT = Path(__file__).parents[2]
 SPEAKER, TARGETS = "p801", ("p803", "p807")  # a man's voice to a woman's and to a deeper man's
+HEARD = "p802"  # a woman's
 
 
 def main(folder: Path) -> int:
@@ -58,13 +59,18 @@ def main(folder: Path) -> int:
     if not source.exists():
         write_audio(source, torch.from_numpy(opened.audio(utterance)), opened.sample_rate)
 
-    say(5, "It is encoded to a code file, decoded again, and said in two other voices.", done=had)
-    outputs = [folder / "source.codes", folder / "reconstruction.wav",
+    say(5, "It is encoded to a code file, decoded again, and said in two other voices; then in one that is only heard, "
+        "by the weights that come with audiovae.", done=had)
+    reference = folder / f"{HEARD}.wav"
+    outputs = [folder / "source.codes", folder / "reconstruction.wav", folder / f"source-to-{HEARD}.wav",
                *(folder / f"source-to-{target}.wav" for target in TARGETS)]
     if not had or not all(path.exists() for path in outputs):
         run_command("encode", source, "-o", outputs[0], "--model", run)
         run_command("decode", outputs[0], "-o", outputs[1], "--model", run)
         run_command("convert", source, "--to", *TARGETS, "-o", folder, "--model", run)
+        theirs = [torch.from_numpy(opened.audio(u)) for u in opened.utterances("test") if u.speaker == HEARD]
+        write_audio(reference, torch.cat(theirs), opened.sample_rate)
+        run_command("convert", source, "--to", reference, "-o", outputs[2])
 
     say(6, f"What came out is measured on unseen sentences and shown: {report}", done=had)
     if not had:
@@ -79,7 +85,8 @@ def write_report(folder: Path, corpus: Corpus, utterance: Utterance) -> None:
     codes = Codes.load(folder / "source.codes")
     waves = {f"source, voice {SPEAKER}": folder / "source.wav",
              "decoded from its codes": folder / "reconstruction.wav",
-             **{f"converted to voice {t}": folder / f"source-to-{t}.wav" for t in TARGETS}}
+             **{f"converted to voice {t}": folder / f"source-to-{t}.wav" for t in TARGETS},
+             f"converted to voice {HEARD}, heard in its recordings": folder / f"source-to-{HEARD}.wav"}
     heard = {caption: read_audio(path)[0][0] for caption, path in waves.items()}
     same = {u.speaker: u for u in corpus.utterances("test") if u.text == utterance.text}
 
@@ -91,7 +98,7 @@ def write_report(folder: Path, corpus: Corpus, utterance: Utterance) -> None:
     page.text(f"“{utterance.text}” The sentence was not in training.")
     for caption, wave in heard.items():
         page.audio(caption, wave, codec.sample_rate)
-    for target in TARGETS:
+    for target in (*TARGETS, HEARD):
         page.audio(f"for comparison: voice {target} itself",
                    torch.from_numpy(corpus.audio(same[target])), corpus.sample_rate)
     page.figure("Source, reconstruction and conversions", draw_spectrograms(heard, codec.sample_rate))

@@ -21,7 +21,7 @@ import torch
 import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
-from trials import RATE, Trial, read_trials
+from trials import RATE, Trial, first, read_trials
 
 from audiovae.audio.io import read_audio, write_audio
 from audiovae.convert import Converter
@@ -154,6 +154,8 @@ class Arguments:
     """Some of copied, world, nearest; with --model of own, zero-shot, enrolled (default: all)."""
     model: str | None = None
     """A trained model, by name or folder; its systems are called NAME-own, NAME-zero-shot and NAME-enrolled."""
+    trials: int | None = None
+    """How many of each condition, the first ones (default: all)."""
 
 
 def chosen(arguments: Arguments) -> dict[str, Callable[[Trial], Wave]]:
@@ -170,7 +172,7 @@ def chosen(arguments: Arguments) -> dict[str, Callable[[Trial], Wave]]:
 def main(argv: list[str]) -> int:
     arguments = tyro.cli(Arguments, args=argv)
     try:
-        trials = read_trials(arguments.folder)
+        trials = first(read_trials(arguments.folder), arguments.trials)
         systems = chosen(arguments)
         work = [(name, trial) for name in systems for trial in trials
                 if not (arguments.folder / name / f"{trial.name}.wav").exists()]

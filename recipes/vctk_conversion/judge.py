@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 from calibrate import JUDGES, RATE, Answers, Calibration, Name, calibrated
 from tqdm import tqdm
-from trials import Trial, read_trials
+from trials import Trial, first, read_trials
 
 from audiovae.audio.io import read_audio
 from audiovae.errors import AudioError, AudiovaeError, CorpusError
@@ -195,12 +195,6 @@ class Arguments:
     """How many of each condition, the first ones (default: all)."""
     worst: int = 10
     """How many of the worst conversions of each system are listed and can be heard."""
-
-
-def first(trials: Sequence[Trial], count: int | None) -> list[Trial]:
-    """The first ``count`` of each condition, all where it is None."""
-    conditions = dict.fromkeys(trial.condition for trial in trials)
-    return [trial for name in conditions for trial in [one for one in trials if one.condition == name][:count]]
 
 
 def present(arguments: Arguments, trials: Sequence[Trial]) -> list[str]:

@@ -10,7 +10,7 @@ converts to SYSTEM/TRIAL.wav beside it.
 import json
 import string
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from itertools import cycle, islice
@@ -72,6 +72,12 @@ def read_trials(folder: Path) -> list[Trial]:
     if not trials or len({trial.name for trial in trials}) < len(trials):
         raise CorpusError(f"{path} wants at least one trial, and each name once.")
     return trials
+
+
+def first(trials: Sequence[Trial], count: int | None) -> list[Trial]:
+    """The first ``count`` of each condition, all where it is None."""
+    conditions = dict.fromkeys(trial.condition for trial in trials)
+    return [trial for name in conditions for trial in [one for one in trials if one.condition == name][:count]]
 
 
 def read_people(paths: tuple[Path, ...]) -> dict[str, tuple[str, int | None]]:
