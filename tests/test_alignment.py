@@ -1,6 +1,6 @@
 """Alignment against every monotonic path there is, and against made speech whose segments are known."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -75,19 +75,19 @@ def made():
 
 
 def share(found: list[torch.Tensor], truth: torch.Tensor) -> float:
-    """Of the frames that are right, apart from those at an edge: a window of 25 ms hears both sides of it."""
+    """Of the frames of speech that are right, apart from those at an edge: a window of 25 ms hears both sides of it."""
     edge = F.pad(truth.diff() != 0, (1, 0)) | F.pad(truth.diff() != 0, (0, 1))
-    return float((torch.cat(found) == truth)[~edge].double().mean())
+    return float((torch.cat(found) == truth)[~edge & (truth > 0)].double().mean())
 
 
 def test_known_segments_are_found(made):
-    """From recordings and phones alone; told the phones backwards, it must be wrong: the sound says otherwise."""
+    """From recordings and phones alone; told the phones backwards, much is wrong: each lasts three frames at least."""
     features, chains, truth = made
     model = PhoneModel(PHONES)
     model.fit(features, chains, rounds=(6, 2))
     backwards = [Chain(chain.phones.flip(0), chain.optional.flip(0)) for chain in chains]
     right, wrong = (share(model.align(features, its), truth) for its in (chains, backwards))
-    assert right > 0.95 and wrong < 0.6
+    assert right > 0.97 and wrong < 0.8
 
 
 def test_alone_as_together(made):
@@ -119,7 +119,7 @@ def test_training_never_lowers_the_score_of_the_paths(made):
         paths = model._paths(features, chains)
         reached.append(sum(float(model.scores(x).gather(1, p[:, None]).sum())
                            for x, p in zip(features, paths, strict=True)))
-    assert all(after >= before - 1e-4 * abs(before) for before, after in zip(reached, reached[1:], strict=False))
+    assert all(after >= before - 1e-4 * abs(before) for before, after in pairwise(reached))
     assert reached[-1] > reached[0]
 
 

@@ -180,8 +180,8 @@ class PhoneModel:
     def _units(self, chain: Chain) -> tuple[Tensor, Tensor]:
         """The states of a chain, as units and whether each may be passed over."""
         counts = torch.where(chain.phones == self.silence, 1, self.states)
-        place = torch.cat([torch.arange(int(n)) for n in counts]) if len(counts) else counts
-        return chain.phones.repeat_interleave(counts) * self.states + place, chain.optional.repeat_interleave(counts)
+        first = (chain.phones * self.states - counts.cumsum(0) + counts).repeat_interleave(counts)
+        return first + torch.arange(len(first)), chain.optional.repeat_interleave(counts)
 
     def _flat(self, features: Tensor, chain: Chain) -> Tensor:
         """The units of frames when every state lasts as long, but silence lies where it is most quiet."""
@@ -191,7 +191,8 @@ class PhoneModel:
                              f"{int((~optional).sum())}: leave that recording out.")
         quiet = torch.zeros(len(features), dtype=torch.bool)
         if bool((units == self.silence * self.states).any()):
-            quiet[features[:, 0].argsort()[:len(features) // 10]] = True
+            low, high = features[:, 0].quantile(torch.tensor([0.05, 0.95]))
+            quiet = features[:, 0] < low + (high - low) / 3
         units = units[units != self.silence * self.states]
         path = torch.full((len(features),), self.silence * self.states)
         loud = int((~quiet).sum())

@@ -38,9 +38,10 @@ Ints = NDArray[np.int64]
 Reader = Callable[[Ints, Ints, Ints, int], Ints]  # codes and phonemes to learn from, codes to tell, how many phonemes
 SILENCE = "sil"
 PAUSES = {"SIL", "SP", "PAU"}  # in a transcript: pauses are found without being told
-FITTED_HOURS = 1.0  # of training speakers, that the aligner's Gaussians are learnt from
+FITTED_HOURS = 0.5  # of training speakers, that the aligner's Gaussians are learnt from
+ROUNDS = (12, 4, 3)  # with one, two and four Gaussians a state
 REACH, TRUST = 3, 0.4  # steps before and after that a code's neighbours are, and what a word of theirs weighs
-FEW = 4.0  # what a code alone weighs beside a pair, in frames
+FEW = 30.0  # what a code alone weighs beside a pair, in frames
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def aligned(recordings: list[Recording], names: list[str], output: Path) -> tupl
     Read from ``output`` where they were aligned before. The Gaussians are learnt from training speakers.
     """
     told = [(r.id, r.speaker, r.path.stat().st_size, r.test, r.phones, r.ends) for r in recordings]
-    key = hashlib.blake2b(json.dumps([told, FITTED_HOURS]).encode(), digest_size=16).hexdigest()
+    key = hashlib.blake2b(json.dumps([told, FITTED_HOURS, ROUNDS]).encode(), digest_size=16).hexdigest()
     kept = output / f"alignment-{key[:8]}.npz"
     if kept.exists():
         with np.load(kept) as file:
@@ -165,7 +166,7 @@ def aligned(recordings: list[Recording], names: list[str], output: Path) -> tupl
     training = [n for n in places if not recordings[n].test]
     hours = sum(len(features[n]) for n in training) * HOP / RATE / 3600
     some = training[::max(1, round(hours / FITTED_HOURS))]
-    model.fit([features[n] for n in some], [chains[n] for n in some],
+    model.fit([features[n] for n in some], [chains[n] for n in some], ROUNDS,
               watch=lambda rounds: tqdm(rounds, "fitting", unit="round", disable=None))
     paths: list[Ints] = []
     for start in tqdm(range(0, len(places), 200), "aligning", unit="200 files", disable=None):
@@ -288,11 +289,12 @@ def report(arguments: Arguments, recordings: list[Recording], names: list[str], 
     page.section("Accuracy per frame")
     charts: list[tuple[str, Frames, Frames]] = []
     for model in arguments.models:
-        codec = Codec.from_pretrained(model)
+        checkpoint = find_checkpoint(model)
+        codec = Codec.from_pretrained(checkpoint, prior=False)
         if heard := tested & set(codec.model.data.labels):
             raise CorpusError(f"model {model} was trained on {len(heard)} of the {len(tested)} speakers to be tested, "
                               f"such as '{min(heard)}': give its own table of speakers with --split.")
-        name = f"{find_checkpoint(model).parent.name}/{find_checkpoint(model).name}"
+        name = f"{checkpoint.parent.name}/{checkpoint.name}"
         train, test = encoded(codec, recordings, paths)
         charts.append((name, train, test))
         groups = {"all": test}
@@ -342,10 +344,11 @@ def chart(page: Report, name: str, train: Frames, test: Frames, names: list[str]
         if not confusion[n].sum():
             continue
         wrong = np.where(np.arange(count) == n, -1, confusion[n]).argmax()
+        taken = 100 * confusion[n, wrong] / confusion[n].sum()
         stands = used[share.argmax(1) == n]
         rows.append((names[n], float(100 * confusion[n].sum() / confusion.sum()),
                      float(100 * confusion[n, n] / confusion[n].sum()),
-                     f"{names[wrong]} ({100 * confusion[n, wrong] / confusion[n].sum():.0f} %)", len(stands),
+                     f"{names[wrong]} ({taken:.0f} %)" if taken else "none", len(stands),
                      " ".join(map(str, stands[:12])) + (" …" if len(stands) > 12 else "")))
     page.table(Table(("phoneme", "of frames, %", "right, %", "most often taken for", "codes", "which"), rows),
                "Of unseen speakers, told by the first code.")
