@@ -52,6 +52,12 @@ def test_a_higher_beta_buys_less_rate_and_nothing_is_trained_twice(recipe, capsy
     assert curve(recipe, "--betas", 0.1, 30) == 0
     assert stamps() == before
     assert capsys.readouterr().out == said  # the same table from the same runs
+    path = run_checkpoints(folder / "beta-0.1")[-1] / "config.json"
+    older = json.loads(path.read_text())
+    del older["experiment"]["model"]["reference"]  # a setting that came after this run was trained
+    path.write_text(json.dumps(older))
+    assert curve(recipe, "--betas", 0.1) == 0
+    capsys.readouterr()
     assert curve(recipe, "--betas", 0.1, "--train.lr", 0.5) == 2
     assert "train.lr is 0.01, not 0.5" in capsys.readouterr().err
 

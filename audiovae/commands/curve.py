@@ -110,10 +110,10 @@ def finished(folder: Path, experiment: Experiment) -> bool:
     found = run_checkpoints(folder)
     if not found:
         return False
-    told = read_description(found[-1])["experiment"]
-    if told != to_dict(experiment):
-        raise ConfigError(f"{folder} holds a run with other settings ({_difference(told, to_dict(experiment))}): name "
-                          "another output folder.")
+    told, wanted = read_description(found[-1])["experiment"], to_dict(experiment)
+    if to_dict(from_dict(Experiment, told)) != wanted:  # settings that came since have their defaults
+        raise ConfigError(f"{folder} holds a run with other settings ({_difference(told, wanted)}): name another "
+                          "output folder.")
     state, budget = json.loads((found[-1] / "state.json").read_text()), experiment.train
     return any(limit is not None and state[name] >= limit
                for name, limit in (("step", budget.steps), ("minutes", budget.minutes)))

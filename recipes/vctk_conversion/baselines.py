@@ -109,8 +109,8 @@ MODES = ("own", "zero-shot", "enrolled")
 
 
 class ByModel:
-    """Conversion by a trained model, in one of MODES: the source in its own voice, heard in itself; in the target's,
-    heard in the references; in the target's, enrolled on the references."""
+    """Conversion by a trained model, in one of MODES: the source in its own voice, heard in all there is of it; in
+    the target's, heard in the references; in the target's, enrolled on the references."""
 
     def __init__(self, model: str):
         self.converter = Converter.from_pretrained(model)
@@ -123,7 +123,7 @@ class ByModel:
 
     def voice(self, trial: Trial, mode: str) -> Voice:
         if mode == "own":
-            return self.converter.hear([self.heard(trial.source)])
+            return self.converter.hear([self.heard(path) for path in (trial.source, *trial.source_kept)])
         references, key = [self.heard(path) for path in trial.references], tuple(trial.references)
         if mode == "zero-shot":
             return self.converter.hear(references)
