@@ -110,8 +110,9 @@ def finished(folder: Path, experiment: Experiment) -> bool:
     found = run_checkpoints(folder)
     if not found:
         return False
-    told, wanted = read_description(found[-1])["experiment"], to_dict(experiment)
-    if to_dict(from_dict(Experiment, told)) != wanted:  # settings that came since have their defaults
+    wanted = to_dict(experiment)
+    told = to_dict(from_dict(Experiment, read_description(found[-1])["experiment"]))  # those that came since by default
+    if told != wanted:
         raise ConfigError(f"{folder} holds a run with other settings ({_difference(told, wanted)}): name another "
                           "output folder.")
     state, budget = json.loads((found[-1] / "state.json").read_text()), experiment.train
