@@ -16,19 +16,24 @@ from torch import Tensor
 from audiovae.audio.excitation import Excitation
 from audiovae.audio.io import AudioWriter
 from audiovae.audio.pitch import Prosody, prosody_of_stream
+from audiovae.audio.psola import repitched
 from audiovae.audio.resample import resample, resampled
+from audiovae.audio.scroll import Scroll
 from audiovae.audio.waveform import mono
 from audiovae.blocks import decoder_halo, windows
 from audiovae.checkpoint import fingerprint, load_model
 from audiovae.codec import BLOCK, Codec
+from audiovae.differential import DifferentialFilter
 from audiovae.errors import LabelError, VoiceError
 from audiovae.models import Model
+from audiovae.source_filter import SourceFilterDecoder
 from audiovae.transcode import Recording
-from audiovae.voices import Voice, check_voice_model, decoder_of, hear, told
+from audiovae.voices import MOST, Voice, check_voice_model, decoder_of, hear, told
 
 DEFAULT = "voice-16k"
 TAG = "converted voice, made with audiovae: not a recording of the person it sounds like"
 Melody = Literal["target", "source"] | float
+Mode = Literal["codes", "clear"]
 WIDER = 1.5  # the most that the target's range of pitch may be wider, or narrower, than the source's
 
 
@@ -36,7 +41,8 @@ class Converter:
     """A model with a reference encoder, for recordings of any length in constant memory.
 
     What is kept of a whole recording are its codes and its pitch and level, a fiftieth of the samples; the voice is
-    made in blocks, with the halo that the receptive field asks for, so that chunked = whole.
+    made in blocks, with the halo that the receptive field asks for, so that chunked = whole. It is made from the codes, or
+    (mode "clear") by a filter on the recording, which keeps more of how clear it is, and of its own voice.
 
     Parameters
     ----------
@@ -73,42 +79,70 @@ class Converter:
         rate = sample_rate or self.sample_rate
         return hear(self.model, (resample(mono(wave), rate, self.sample_rate) for wave in recordings))
 
-    def convert(self, waveform: Tensor | np.ndarray, sample_rate: int, voice: Voice, melody: Melody = "target"
-                ) -> Tensor:
+    def convert(self, waveform: Tensor | np.ndarray, sample_rate: int, voice: Voice, melody: Melody = "target",
+                mode: Mode = "codes") -> Tensor:
         """A waveform (T,) or (C, T) said in ``voice``: (T',) at the model's rate.
 
+        ``mode`` "codes" speaks anew what the codes say, nearest to the target's voice; "clear" filters the recording.
         ``melody`` "target" moves the pitch to the target's mean and range, "source" keeps it, a number moves it by so
         many semitones. Raises AudioError on what :meth:`Codec.encode` refuses, VoiceError on another model's voice.
         """
         wave = resample(mono(waveform), sample_rate, self.sample_rate)
         pieces = wave.split(1 << 16)
-        return torch.cat(list(self.stream(pieces, pieces, lambda: len(wave), voice, melody)))
+        return torch.cat(list(self.stream(pieces, pieces, lambda: len(wave), voice, melody, mode)))
 
     def stream(self, first: Iterable[Tensor], again: Iterable[Tensor], num_samples: Callable[[], int], voice: Voice,
-               melody: Melody = "target") -> Iterator[Tensor]:
-        """A recording that can be read twice, in pieces (n,), to pieces of what ``voice`` makes of it."""
+               melody: Melody = "target", mode: Mode = "codes") -> Iterator[Tensor]:
+        """A recording in pieces (n,) to pieces of what ``voice`` makes of it.
+
+        It is read as ``first`` and as ``again``, which mode "clear" reads twice.
+        """
         if voice.model != self.fingerprint:
             raise VoiceError(f"the voice is of another model ({voice.model}): this one is {self.fingerprint}.")
-        found = prosody_of_stream(first, self.sample_rate, self.frame)
+        opening = Opening(first, round(MOST * self.sample_rate) if mode == "clear" else 0)
+        found = prosody_of_stream(opening, self.sample_rate, self.frame)
         codes = torch.from_numpy(np.concatenate(list(self.codec.encode_stream(again)), axis=1))
-        sung = moved(found, voice, melody)
         per, total = self.codec.hop // self.frame, codes.shape[1]
-        padded = sung.padded(total * per)
-        melody_told, excitation = padded.tensor()[None], Excitation(padded.pitch, self.sample_rate, self.frame)
-        decoder = decoder_of(self.model, voice)
-        left = num_samples()
-        for start, stop, low, high in windows(0, total, total, decoder_halo(self.codec.fields[1]), BLOCK):
-            z = self.model.bottleneck.decode(codes[None, :, low:high])
+        found = found.padded(total * per)
+        sung = moved(found, voice, melody)
+        left, right = decoder_halo(self.codec.fields[1])
+        if mode == "clear":
+            say = self._filtered(opening.heard(), again, voice, found, sung)
+            left, right = (side + -(-say.halo // per) for side in (left, right))
+        else:
+            say = self._spoken(voice, sung)
+        rest = num_samples()
+        for start, stop, low, high in windows(0, total, total, (left, right), BLOCK):
             with torch.no_grad():
-                params = decoder(z, *told(voice, melody_told[..., low * per:high * per],
-                                          excitation(low * per, high * per)[None]))
-                wave = self.model.likelihood.mean(params)[0, 0]
-            piece = wave[(start - low) * self.codec.hop:(stop - low) * self.codec.hop][:left]
-            left -= len(piece)
+                wave = say(self.model.bottleneck.decode(codes[None, :, low:high]), low * per, high * per)
+            piece = wave[(start - low) * self.codec.hop:(stop - low) * self.codec.hop][:rest]
+            rest -= len(piece)
             yield piece
 
+    def _spoken(self, voice: Voice, sung: Prosody) -> Callable[[Tensor, int, int], Tensor]:
+        """What makes latents (1, D, L) of some frames into samples (T,), by the decoder alone."""
+        decoder, melody = decoder_of(self.model, voice), sung.tensor()[None]
+        excitation = Excitation(sung.pitch, self.sample_rate, self.frame)
+
+        def say(z: Tensor, first: int, last: int) -> Tensor:
+            its = told(voice, melody[..., first:last], excitation(first, last)[None])
+            return self.model.likelihood.mean(decoder(z, *its))[0, 0]
+
+        return say
+
+    def _filtered(self, heard: Tensor, recording: Iterable[Tensor], voice: Voice, found: Prosody, sung: Prosody
+                  ) -> DifferentialFilter:
+        """The same, by a filter on the recording, whose own voice is ``heard`` (T,) in its beginning."""
+        with torch.no_grad():
+            own = check_voice_model(self.model).vector(heard[None, None])[0]
+        decoder = self.model.decoder
+        assert isinstance(decoder, SourceFilterDecoder)
+        wave = Scroll(repitched(recording, found, sung.pitch, self.sample_rate, self.frame), behind=0)
+        return DifferentialFilter((decoder, decoder_of(self.model, voice)), (own, voice.vector), (found, sung), wave,
+                                  self.sample_rate)
+
     def convert_file(self, source: Path, target: Path, voice: Voice, name: str, melody: Melody = "target",
-                     channel: int | None = None, sample_rate: int | None = None) -> str:
+                     channel: int | None = None, sample_rate: int | None = None, mode: Mode = "codes") -> str:
         """Convert a recording of any length; a sentence on what was written.
 
         ``sample_rate`` is what to write, in Hz, None for the model's own. The file's comment says that the voice was
@@ -116,11 +150,30 @@ class Converter:
         """
         recording = Recording(source, self.codec, channel)
         rate = sample_rate or self.sample_rate
-        pieces = self.stream(recording, recording, lambda: recording.samples, voice, melody)
+        pieces = self.stream(recording, recording, lambda: recording.samples, voice, melody, mode)
         with AudioWriter(target, rate, comment=TAG) as writer:
             for piece in resampled(pieces, self.sample_rate, rate):
                 writer.write(piece)
         return f"{target}: {recording.samples / self.sample_rate:.2f} s in the voice of {name}."
+
+
+class Opening:
+    """Pieces (n,) passed on, of which the first ``size`` samples are kept."""
+
+    def __init__(self, pieces: Iterable[Tensor], size: int):
+        self.pieces, self.size = pieces, size
+        self.kept: list[Tensor] = []
+
+    def __iter__(self) -> Iterator[Tensor]:
+        left = self.size
+        for piece in self.pieces:
+            if left > 0:
+                self.kept.append(piece[:left])
+                left -= len(piece)
+            yield piece
+
+    def heard(self) -> Tensor:
+        return torch.cat(self.kept)
 
 
 def moved(source: Prosody, voice: Voice | None, melody: Melody) -> Prosody:

@@ -13,7 +13,7 @@ LAYERS = [
      "rate_control", "criteria", "discriminators", "objectives"),
     ("models",),
     ("priors",),
-    ("blocks", "batches", "checkpoint", "codes", "codec", "streams", "transcode", "convert", "voices", "enrolment",
+    ("blocks", "batches", "checkpoint", "codes", "codec", "streams", "transcode", "convert", "differential", "voices", "enrolment",
      "export", "latents", "lm", "shards", "engines", "corpus_encoding"),
     ("metrics", "data", "voice_data", "collapse", "optim", "preview", "run", "train", "prior_training", "report",
      "gallery", "evaluate", "evaluate_images"),

@@ -12,7 +12,7 @@ from audiovae.checkpoint import load_model
 from audiovae.codec import Codec
 from audiovae.commands.arguments import AUDIO, over_files, parse
 from audiovae.commands.targets import target_voice
-from audiovae.convert import DEFAULT, Converter, check_target, convert_file
+from audiovae.convert import DEFAULT, Converter, Mode, check_target, convert_file
 from audiovae.errors import ConfigError
 from audiovae.voices import is_voice_model
 
@@ -40,6 +40,9 @@ class Arguments:
     """Checkpoint folder, training run or hub repository (default: the one that comes with audiovae)."""
     pitch: str = "target"
     """`target` moves it to the target's mean and range, `source` keeps it, a number moves it by so many semitones."""
+    mode: Mode = "codes"
+    """`codes` speaks anew what was said, nearest to the target's voice; `clear` filters the recording itself: clearer,
+    and less like the target."""
     corpus: Path | None = None
     """Prepared corpus with the speakers that --to names (default: the one the model was trained on)."""
     kbps: float | None = None
@@ -62,9 +65,9 @@ def main(argv: list[str]) -> int:
         converter = Converter(model, arguments.kbps)
         each = {Path(name).stem: _by_ear(converter, name, arguments) for name in targets}
     else:
-        if (arguments.pitch, arguments.corpus, arguments.rate) != ("target", None, None):
-            raise ConfigError("--pitch, --corpus and --rate want a model with a reference encoder; this one is told "
-                              "its speakers by name: leave them out.")
+        if (arguments.pitch, arguments.mode, arguments.corpus, arguments.rate) != ("target", "codes", None, None):
+            raise ConfigError("--pitch, --mode, --corpus and --rate want a model with a reference encoder; this one is "
+                              "told its speakers by name: leave them out.")
         codec = Codec(model, arguments.kbps)
         for target in targets:
             check_target(codec, target)
@@ -90,7 +93,7 @@ def _by_ear(converter: Converter, name: str, arguments: Arguments) -> OneFile:
     how = "enrolled with" if voice.weights else "heard in"
     print(f"{name}: {how} {voice.seconds:.1f} s, {voice.hertz:.0f} Hz on average.")
     return lambda source, output: converter.convert_file(
-        source, output, voice, name, melody(arguments.pitch), arguments.channel, arguments.rate)
+        source, output, voice, name, melody(arguments.pitch), arguments.channel, arguments.rate, arguments.mode)
 
 
 def melody(pitch: str) -> Literal["target", "source"] | float:
