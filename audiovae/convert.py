@@ -41,8 +41,8 @@ class Converter:
     """A model with a reference encoder, for recordings of any length in constant memory.
 
     What is kept of a whole recording are its codes and its pitch and level, a fiftieth of the samples; the voice is
-    made in blocks, with the halo that the receptive field asks for, so that chunked = whole. It is made from the codes, or
-    (mode "clear") by a filter on the recording, which keeps more of how clear it is, and of its own voice.
+    made in blocks, with the halo that the receptive field asks for, so that chunked = whole. It is made from the codes,
+    or (mode "clear") by a filter on the recording, which keeps more of how clear it is, and of its own voice.
 
     Parameters
     ----------

@@ -7,7 +7,6 @@ and clarity are those of the recording.
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,9 +17,8 @@ from audiovae.audio.scroll import Scroll
 from audiovae.source_filter import SourceFilterDecoder
 
 SMOOTH = 150.0  # Hz, of the bell that the filter is smoothed by: wider than harmonics, narrower than formants
-LIMIT = 20 * math.log(10) / 20  # the most that a filter may change, 20 dB
+LIMIT = math.log(10)  # the most that a filter changes, or loudness after it: 20 dB
 EVEN = 4  # frames on both sides over which loudness is made that of the recording
-LOUDER = 4.0  # the most that this may change
 
 
 class DifferentialFilter:
@@ -33,13 +31,14 @@ class DifferentialFilter:
     wave : the recording, its pitch moved from the first melody to the second.
     sample_rate : Hz.
 
+    >>> import numpy as np
     >>> from audiovae.models.example import voice_model
-    >>> decoder, wave = voice_model().decoder, torch.randn(3200)
+    >>> model, wave = voice_model(), torch.randn(3200)
     >>> flat = Prosody(np.full(20, 100, np.float32), np.ones(20, bool), np.zeros(20, np.float32))
-    >>> vector = torch.zeros(decoder.stack.condition_dim)
-    >>> same = DifferentialFilter((decoder, decoder), (vector, vector), (flat, flat), Scroll([wave], 0), 16000)
     >>> with torch.no_grad():
-    ...     filtered = same(torch.randn(1, decoder.channels_in, 10), 0, 20)
+    ...     vector = model.embedding.vector(wave[None, None])[0]
+    ...     same = DifferentialFilter((model.decoder,) * 2, (vector,) * 2, (flat,) * 2, Scroll([wave], 0), 16000)
+    ...     filtered = same(torch.randn(1, model.decoder.channels_in, 10), 0, 20)
     >>> filtered.shape
     torch.Size([3200])
     """
@@ -65,7 +64,7 @@ class DifferentialFilter:
         changed = torch.fft.irfft(stft(wave[None]) * change, stft.n_fft)
         said = overlap_add(changed.transpose(1, 2), stft.hop)[0, 0]
         loud = self._even(said.view(-1, stft.hop).square().mean(1))
-        even = (self.loud[frames] / loud.clamp(min=1e-12)).sqrt().clamp(1 / LOUDER, LOUDER)
+        even = (self.loud[frames] / loud.clamp(min=1e-12)).sqrt().log().clamp(-LIMIT, LIMIT).exp()
         return said * F.interpolate(even[None, None], len(said), mode="linear")[0, 0]
 
     @staticmethod
@@ -77,4 +76,4 @@ class DifferentialFilter:
 def _envelope(decoder: SourceFilterDecoder, z: Tensor, vector: Tensor, prosody: Tensor) -> Tensor:
     """ln of the gain of pulses and noise together, (1, N, F)."""
     voice, _, breath = decoder.gains(z, vector[None], prosody)
-    return 0.5 * (voice.square() + breath.square()).log()
+    return torch.hypot(voice, breath).clamp(min=1e-9).log()

@@ -9,13 +9,16 @@ from test_pitch import HOP, RATE, sung
 from audiovae.audio.augment import AugmentConfig
 from audiovae.audio.corpus import Corpus
 from audiovae.audio.excitation import Excitation
+from audiovae.audio.features import STFT
 from audiovae.audio.pitch import Prosody, prosody
+from audiovae.audio.scroll import Scroll
 from audiovae.checkpoint import save_model
 from audiovae.cli import main
 from audiovae.codec import Codec
 from audiovae.convert import TAG, Converter, moved
 from audiovae.criteria import LogMelL1
 from audiovae.decoders import SourceFilterDecoderConfig, vector_decoder
+from audiovae.differential import DifferentialFilter
 from audiovae.encoders import SpectralEncoder, warping
 from audiovae.enrolment import enroll
 from audiovae.errors import CheckpointError, ConfigError, ShapeError, VoiceError
@@ -102,12 +105,14 @@ def test_pitch_moves_with_what_the_decoder_is_told():
         assert abs(np.median(found.pitch) / hertz - 1) < 0.02
 
 
-def test_chunks_are_the_whole(converter, monkeypatch):
+@pytest.mark.parametrize("mode", ["codes", "clear"])
+def test_chunks_are_the_whole(converter, monkeypatch, mode):
     source, voice = speech(100, 160, 6.0), converter.hear([speech(180, 240)])
-    whole = converter.convert(source, RATE, voice)
+    whole = converter.convert(source, RATE, voice, mode=mode)
     monkeypatch.setattr("audiovae.convert.BLOCK", 23)
     monkeypatch.setattr(converter.codec, "block", 31)
-    parts = torch.cat(list(converter.stream(source.split(999), source.split(5001), lambda: len(source), voice)))
+    parts = torch.cat(list(converter.stream(source.split(999), source.split(5001), lambda: len(source), voice,
+                                            mode=mode)))
     assert len(parts) == len(source)
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
 
@@ -119,6 +124,48 @@ def test_a_voice_is_heard_and_changes_the_result(converter):
     one, other = (converter.convert(source, RATE, voice, melody="source") for voice in (low, high))
     assert (one - other).abs().max() > 1e-3
     assert torch.equal(one, converter.convert(source, RATE, low, melody="source"))
+
+
+def test_a_recording_filtered_to_its_own_voice_is_itself(converter):
+    source = speech(100, 160)
+    own, other = converter.hear([source]), converter.hear([speech(200, 300, seed=1)])
+    same, changed = (converter.convert(source, RATE, voice, melody="source", mode="clear") for voice in (own, other))
+    inner, power = slice(1000, -1000), source.square().mean()  # frames lie less thickly at the ends
+    torch.testing.assert_close(same[inner], source[inner], atol=1e-4, rtol=0)
+    assert (same - source).square().mean() < 1e-3 * power and (changed - source).square().mean() > 1e-2 * power
+
+
+def test_a_clear_conversion_has_the_targets_pitch_and_the_sources_loudness(converter):
+    source, voice = speech(100, 130), enroll(converter.model, [speech(160, 190)], steps=2)
+    wave = converter.convert(source, RATE, voice, mode="clear")
+    assert abs(12 * np.log2(np.exp(prosody(wave, RATE, HOP).statistics()[0]) / voice.hertz)) < 0.5
+    loud, said = (x.view(-1, 1600).square().mean(1).log10() * 10 for x in (source, wave))  # of tenths of a second
+    assert (loud - said).abs().median() < 0.5 and (loud - said)[loud > -25].abs().max() < 3
+
+
+def test_a_filter_is_the_ratio_of_two_voices():
+    """On noise: what comes out has the asked spectrum, and no more of it than the limit."""
+    class Told:
+        n_fft, stft = 640, STFT(640, HOP)
+
+        def __init__(self, gain):
+            self.gain = gain
+
+        def gains(self, z, vector, prosody):
+            gain = self.gain.expand(1, prosody.shape[2], -1)
+            return 0.6 * gain, None, 0.8 * gain
+
+    ramp = torch.linspace(-1, 1, 321)
+    noise, frames = 0.1 * torch.randn(3 * RATE), 3 * RATE // HOP
+    flat = Prosody(np.full(frames, 100, np.float32), np.ones(frames, bool), prosody(noise, RATE, HOP).level)
+    for change, wanted in ((ramp, ramp), (50 * torch.sign(ramp), 2.3026 * torch.sign(ramp))):
+        own = torch.rand(321).add(0.5)
+        filtered = DifferentialFilter((Told(own), Told(own * change.exp())), (torch.zeros(1),) * 2, (flat,) * 2,
+                                      Scroll([noise], 0), RATE)(torch.zeros(1, 1, frames // 2), 0, frames)
+        ratio = 0.5 * (Told.stft.power(filtered).mean(0) / Told.stft.power(noise).mean(0)).log()
+        off = (ratio - wanted)[[*range(10, 150), *range(170, 310)]]
+        assert (off - off.mean()).abs().max() < 0.15  # but for a gain, which keeps the loudness
+        assert abs(10 * torch.log10(filtered.square().mean() / noise.square().mean())) < 0.3
 
 
 def test_a_reference_is_weighed_by_what_it_says(converter):
@@ -288,6 +335,10 @@ def test_the_commands(folder, tmp_path, capsys):
     assert code == 0 and said.count(" in the voice of ") == 3, errors
     assert sorted(p.name for p in out.iterdir()) == [f"source-to-{n}.flac" for n in ("me", "target", "voices")]
     assert soundfile.info(out / "source-to-me.flac").samplerate == 22050
+    clear = "--to", tmp_path / "me.voice", "-o", tmp_path / "x.wav", "--mode", "clear"
+    code, said, errors = say("convert", source, *clear)
+    assert code == 0 and soundfile.info(tmp_path / "x.wav").frames == 3 * RATE, errors
+    (tmp_path / "x.wav").unlink()
 
     for words, wanted in (
             (("convert", source, "--to", tmp_path / "silent.wav"), "no sound"),

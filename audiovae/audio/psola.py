@@ -1,9 +1,9 @@
 """Another melody for the same sound: pitch-synchronous overlap-add in the time domain (Moulines & Charpentier 1990).
 
-Marks are set once a period; the waveform around each, faded in and out between its neighbours, is laid down at the wanted
-distance. No sample is stretched, so the spectral envelope stays; what has no pitch passes as it is. The distance of the
-marks is read from the waveform, where a period looks most like the one before, and only near the pitch that is told: the
-wanted pitch says by what factor each period is moved, and a voice's fine unsteadiness stays.
+Marks are set once a period; the waveform around each, faded in and out between its neighbours, is laid down at the
+wanted distance. No sample is stretched, so the spectral envelope stays; what has no pitch passes as it is. The distance
+of the marks is read from the waveform, where a period looks most like the one before, and only near the pitch that is
+told: the wanted pitch says by what factor each period is moved, and a voice's fine unsteadiness stays.
 """
 
 import math
