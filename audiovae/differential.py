@@ -64,7 +64,7 @@ class DifferentialFilter:
         changed = torch.fft.irfft(stft(wave[None]) * change, stft.n_fft)
         said = overlap_add(changed.transpose(1, 2), stft.hop)[0, 0]
         loud = self._even(said.view(-1, stft.hop).square().mean(1))
-        even = (self.loud[frames] / loud.clamp(min=1e-12)).sqrt().log().clamp(-LIMIT, LIMIT).exp()
+        even = (self.loud[frames] / loud.clamp(min=1e-12)).sqrt().clamp(math.exp(-LIMIT), math.exp(LIMIT))
         return said * F.interpolate(even[None, None], len(said), mode="linear")[0, 0]
 
     @staticmethod

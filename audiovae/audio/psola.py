@@ -58,15 +58,16 @@ def repitched(pieces: Iterable[Tensor], source: Prosody, pitch: NDArray[np.float
     marks = Marks(wave, source, sample_rate, hop)
     factor = np.maximum(pitch, 1) / np.maximum(source.pitch, 1)
     made: list[NDArray[np.float32]] = []
-    given = 0
+    given = ready = 0
     for one, other in pairwise(grains(iter(marks), factor, hop)):
         made.append(_between(wave, one, other))
         given += len(made[-1])
+        ready += len(made[-1])
         if done := wave.ended(given):
             made[-1] = made[-1][:len(made[-1]) - (given - (wave.end or 0))]
-        if done or sum(map(len, made)) >= BLOCK:
+        if done or ready >= BLOCK:
             yield torch.from_numpy(np.concatenate(made))
-            made = []
+            made, ready = [], 0
         if done:
             return
 
@@ -123,10 +124,10 @@ class Marks:
         period, middle = float(self.period[self._frame(at)]), round(at)
         half, low, high = round(period / 2), round(REACH[0] * period) - 1, round(REACH[1] * period) + 1
         like = self.wave(middle - half, middle + half + 1)
-        rows = np.lib.stride_tricks.sliding_window_view(self.wave(middle + low - half, middle + high + half + 1),
-                                                        2 * half + 1)
-        energy = np.einsum("ij,ij->i", rows, rows) * (like @ like)
-        alike = (rows @ like) / np.sqrt(np.maximum(energy, 1e-20))
+        near = self.wave(middle + low - half, middle + high + half + 1)
+        energy = np.cumsum(near * near, dtype=np.float64)
+        energy[2 * half + 1:] -= energy[:-2 * half - 1].copy()
+        alike = np.correlate(near, like, "valid") / np.sqrt(np.maximum(energy[2 * half:] * (like @ like), 1e-20))
         best = 1 + int(alike[1:-1].argmax())
         if alike[best] < ALIKE:
             return at + period
