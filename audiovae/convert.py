@@ -24,16 +24,19 @@ from audiovae.blocks import decoder_halo, windows
 from audiovae.checkpoint import fingerprint, load_model
 from audiovae.codec import BLOCK, Codec
 from audiovae.differential import DifferentialFilter
+from audiovae.equalisation import equalised, long_term_spectrum
 from audiovae.errors import LabelError, VoiceError
 from audiovae.models import Model
+from audiovae.shapes import Condition
 from audiovae.source_filter import SourceFilterDecoder
 from audiovae.transcode import Recording
-from audiovae.voices import MOST, Voice, check_voice_model, decoder_of, hear, told
+from audiovae.voices import MOST, Voice, check_voice_model, decoder_of, hear
 
 DEFAULT = "voice-16k"
 TAG = "converted voice, made with audiovae: not a recording of the person it sounds like"
 Melody = Literal["target", "source"] | float
 Mode = Literal["codes", "clear"]
+SAMPLE = 1000  # latent steps, 20 s, by which it is told how a decoder speaks
 WIDER = 1.5  # the most that the target's range of pitch may be wider, or narrower, than the source's
 
 
@@ -106,11 +109,12 @@ class Converter:
         found = found.padded(total * per)
         sung = moved(found, voice, melody)
         left, right = decoder_halo(self.codec.fields[1])
+        start = self.model.bottleneck.decode(codes[None, :, :SAMPLE])
         if mode == "clear":
-            say = self._filtered(opening.heard(), again, voice, found, sung)
+            say = self._filtered(opening.heard(), again, voice, found, sung, start)
             left, right = (side + -(-say.halo // per) for side in (left, right))
         else:
-            say = self._spoken(voice, sung)
+            say = self._spoken(voice, sung, start)
         rest = num_samples()
         for start, stop, low, high in windows(0, total, total, (left, right), BLOCK):
             with torch.no_grad():
@@ -119,27 +123,41 @@ class Converter:
             rest -= len(piece)
             yield piece
 
-    def _spoken(self, voice: Voice, sung: Prosody) -> Callable[[Tensor, int, int], Tensor]:
+    def _spoken(self, voice: Voice, sung: Prosody, start: Tensor) -> Callable[[Tensor, int, int], Tensor]:
         """What makes latents (1, D, L) of some frames into samples (T,), by the decoder alone."""
-        decoder, melody = decoder_of(self.model, voice), sung.tensor()[None]
-        excitation = Excitation(sung.pitch, self.sample_rate, self.frame)
+        return self._sayer(self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, start),
+                           voice.vector, sung)
 
-        def say(z: Tensor, first: int, last: int) -> Tensor:
-            its = told(voice, melody[..., first:last], excitation(first, last)[None])
-            return self.model.likelihood.mean(decoder(z, *its))[0, 0]
-
-        return say
-
-    def _filtered(self, heard: Tensor, recording: Iterable[Tensor], voice: Voice, found: Prosody, sung: Prosody
-                  ) -> DifferentialFilter:
+    def _filtered(self, heard: Tensor, recording: Iterable[Tensor], voice: Voice, found: Prosody, sung: Prosody,
+                  start: Tensor) -> DifferentialFilter:
         """The same, by a filter on the recording, whose own voice is ``heard`` (T,) in its beginning."""
-        with torch.no_grad():
-            own = check_voice_model(self.model).vector(heard[None, None])[0]
         decoder = self.model.decoder
         assert isinstance(decoder, SourceFilterDecoder)
+        with torch.no_grad():
+            own = check_voice_model(self.model).vector(heard[None, None])[0]
+            spectrum, _ = long_term_spectrum(heard, decoder.stft)
         wave = Scroll(repitched(recording, found, sung.pitch, self.sample_rate, self.frame), behind=0)
-        return DifferentialFilter((decoder, decoder_of(self.model, voice)), (own, voice.vector), (found, sung), wave,
-                                  self.sample_rate)
+        decoders = (self._equalised(own, spectrum, decoder, found, start),
+                    self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, start))
+        return DifferentialFilter(decoders, (own, voice.vector), (found, sung), wave, self.sample_rate)
+
+    def _equalised(self, vector: Tensor, spectrum: Tensor, decoder: SourceFilterDecoder, melody: Prosody, start: Tensor
+                   ) -> SourceFilterDecoder:
+        """The decoder brought to the voice's long-term spectrum, by how it says the ``start`` (1, D, L)."""
+        with torch.no_grad():
+            frames = start.shape[-1] * self.codec.hop // self.frame
+            said = self._sayer(decoder, vector, melody)(start, 0, frames)
+            return equalised(decoder, said, spectrum, self.sample_rate)
+
+    def _sayer(self, decoder: SourceFilterDecoder, vector: Tensor, melody: Prosody
+               ) -> Callable[[Tensor, int, int], Tensor]:
+        rows, excitation = melody.tensor()[None], Excitation(melody.pitch, self.sample_rate, self.frame)
+
+        def say(z: Tensor, first: int, last: int) -> Tensor:
+            its = Condition(prosody=rows[..., first:last], excitation=excitation(first, last)[None])
+            return self.model.likelihood.mean(decoder(z, vector[None], its))[0, 0]
+
+        return say
 
     def convert_file(self, source: Path, target: Path, voice: Voice, name: str, melody: Melody = "target",
                      channel: int | None = None, sample_rate: int | None = None, mode: Mode = "codes") -> str:

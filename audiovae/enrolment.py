@@ -6,6 +6,7 @@ own weights are kept apart, as what is added to the model's.
 
 import copy
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ def enroll(model: Autoencoder, recordings: Iterable[Tensor], steps: int = STEPS,
         optimizer.step()
     own = dict(model.decoder.named_parameters())
     weights = {name: (value - own[name]).detach() for name, value in decoder.named_parameters()}
-    return Voice(vector.detach(), voice.pitch, voice.spread, voice.seconds, voice.model, weights)
+    return replace(voice, vector=vector.detach(), weights=weights)
 
 
 def _heard(model: Autoencoder, wave: Tensor, least: int) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:

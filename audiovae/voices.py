@@ -16,11 +16,11 @@ from torch import Tensor
 from audiovae.audio.io import stream_audio
 from audiovae.audio.pitch import prosody
 from audiovae.checkpoint import fingerprint
+from audiovae.equalisation import long_term_spectrum
 from audiovae.errors import CheckpointError, VoiceError
 from audiovae.files import atomic_file
 from audiovae.models import Autoencoder
 from audiovae.reference import ReferenceEncoder
-from audiovae.shapes import Condition
 from audiovae.source_filter import SourceFilterDecoder
 
 SUFFIX = ".voice"
@@ -34,6 +34,7 @@ class Voice:
     """A voice that a model can speak in.
 
     vector : (E,), what the model's reference encoder made of it.
+    spectrum : (F,), its long-term spectrum, mean ln power of loud frames.
     pitch, spread : mean and standard deviation of ln Hz over voiced frames.
     seconds : of recordings it was heard in.
     model : the fingerprint of the model, which alone can use it.
@@ -41,6 +42,7 @@ class Voice:
     """
 
     vector: Tensor
+    spectrum: Tensor
     pitch: float
     spread: float
     seconds: float
@@ -54,7 +56,7 @@ class Voice:
 
     def save(self, path: Path) -> None:
         """Write it to one file, safetensors with half precision for the weights, whole or not at all."""
-        tensors = {"vector": self.vector.contiguous()}
+        tensors = {"vector": self.vector.contiguous(), "spectrum": self.spectrum.contiguous()}
         tensors |= {f"weights/{name}": value.half().contiguous() for name, value in (self.weights or {}).items()}
         told = {"format": FORMAT, "pitch": self.pitch, "spread": self.spread, "seconds": self.seconds,
                 "model": self.model}
@@ -71,7 +73,7 @@ class Voice:
             if told.pop("format") > FORMAT:
                 raise VoiceError(f"{path} was written by a newer audiovae: upgrade audiovae.")
             weights = {n.removeprefix("weights/"): v for n, v in tensors.items() if n.startswith("weights/")}
-            return cls(tensors["vector"], weights=weights or None, **told)
+            return cls(tensors["vector"], tensors["spectrum"], weights=weights or None, **told)
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise VoiceError(f"{path} is not a whole voice file ({type(error).__name__}): make one with "
                              "`audiovae enroll`.") from None
@@ -98,7 +100,8 @@ def hear(model: Autoencoder, recordings: Iterable[Tensor]) -> Voice:
     pitch, spread = melody.statistics()
     with torch.no_grad():
         vector = reference.vector(joined[None, None])[0]
-    return Voice(vector, pitch, spread, seconds, fingerprint(model))
+        spectrum, _ = long_term_spectrum(joined, model.decoder.stft)  # type: ignore[union-attr]
+    return Voice(vector, spectrum, pitch, spread, seconds, fingerprint(model))
 
 
 def load_voice(model: Autoencoder, path: Path) -> Voice:
@@ -139,9 +142,3 @@ def decoder_of(model: Autoencoder, voice: Voice) -> SourceFilterDecoder:
     for name, value in decoder.named_parameters():
         value.data += voice.weights[name]
     return decoder
-
-
-def told(voice: Voice, prosody: Tensor, excitation: Tensor) -> tuple[Tensor, Condition]:
-    """What that decoder is told beside latents (B, D, L): the vector (B, E), and the melody with its excitation."""
-    vector = voice.vector.expand(len(prosody), -1)
-    return vector, Condition(embedding=vector, prosody=prosody, excitation=excitation)

@@ -139,7 +139,7 @@ def test_unknown_names_come_with_the_nearest(model, mixed, tmp_path):
     refused(run("convert", mixed / "good/a.wav", "--to", "berta", "--model", model), "'berta'", "nearest: bert")
     refused(run("encod"), "nearest: encode")
     refused(run("encode", mixed / "good/a.wav", "--modle", model, "--model", model), "--modle", "--model")
-    refused(run("convert", mixed / "good/a.wav", "--to", "bert"), "voice-16k")
+    refused(run("convert", mixed / "good/a.wav", "--to", "bert"), "--corpus")
     config = tmp_path / "run.toml"
     config.write_text("[train]\nstepz = 3\n")
     refused(run("train", config), "'train.stepz'", "nearest: steps")

@@ -21,6 +21,7 @@ from audiovae.decoders import SourceFilterDecoderConfig, vector_decoder
 from audiovae.differential import DifferentialFilter
 from audiovae.encoders import SpectralEncoder, warping
 from audiovae.enrolment import enroll
+from audiovae.equalisation import equalised, long_term_spectrum
 from audiovae.errors import CheckpointError, ConfigError, ShapeError, VoiceError
 from audiovae.models import AutoencoderConfig
 from audiovae.models.example import voice_config, voice_model
@@ -139,7 +140,7 @@ def test_a_clear_conversion_has_the_targets_pitch_and_the_sources_loudness(conve
     source, voice = speech(100, 130), enroll(converter.model, [speech(160, 190)], steps=2)
     wave = converter.convert(source, RATE, voice, mode="clear")
     assert abs(12 * np.log2(np.exp(prosody(wave, RATE, HOP).statistics()[0]) / voice.hertz)) < 0.5
-    loud, said = (10 * x.view(-1, 1600).square().mean(1).clamp(min=1e-6).log10() for x in (source, wave))  # of tenths of a second
+    loud, said = (10 * x.view(-1, 1600).square().mean(1).clamp(min=1e-6).log10() for x in (source, wave))  # by 0.1 s
     assert (loud - said).abs().median() < 0.5 and (loud - said)[loud > -25].abs().max() < 3
 
 
@@ -182,7 +183,7 @@ def test_melodies():
     source = Prosody(frames, np.array([True, True, True, False]), np.zeros(4, np.float32))
     assert moved(source, None, "source") is source
     np.testing.assert_allclose(moved(source, None, -12.0).pitch, frames / 2, rtol=1e-5)
-    target = Voice(torch.zeros(1), np.log(200), source.statistics()[1], 5.0, "")
+    target = Voice(torch.zeros(1), torch.zeros(1), np.log(200), source.statistics()[1], 5.0, "")
     sung_so = moved(source, target, "target")
     logs = np.log(sung_so.pitch[:3])
     assert abs(logs.mean() - np.log(200)) < 1e-3 and abs(logs.std() - target.spread) < 1e-3
@@ -360,3 +361,17 @@ def test_the_commands(folder, tmp_path, capsys):
 def test_hearing_reads_several_recordings(converter):
     voice = hear(converter.model, [speech(100, 120, 2.0), speech(100, 120, 3.0)])
     assert voice.seconds == 5.0 and voice.weights is None
+
+
+def test_a_decoder_is_brought_to_a_spectrum():
+    decoder = SourceFilterDecoder(channels_in=4, width=8, depth=1)
+    z, told = inputs(200, decoder)
+    with torch.no_grad():
+        said = decoder(z, None, told)[0, 0]
+        change = torch.linspace(1, -2, 321) + torch.cos(torch.arange(321) / 30)
+        wanted = long_term_spectrum(said, decoder.stft)[0] + change
+        brought = equalised(decoder, said, wanted, RATE)(z, None, told)[0, 0]
+        again = decoder(z, None, told)[0, 0]
+    before, after = (long_term_spectrum(wave, decoder.stft)[0] - wanted for wave in (said, brought))
+    assert after.abs().mean() < 0.4 < 0.8 < before.abs().mean()
+    assert torch.equal(again, said), "the decoder itself is as it was"

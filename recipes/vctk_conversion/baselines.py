@@ -105,12 +105,13 @@ def heard(path: str) -> Wave:
 
 
 BASELINES: dict[str, Callable[[Trial], Wave]] = {"copied": copied, "world": world, "nearest": nearest}
-MODES = ("own", "zero-shot", "enrolled")
+MODES = ("own", "zero-shot", "enrolled", "clear", "clear-enrolled")
 
 
 class ByModel:
     """Conversion by a trained model, in one of MODES: the source in its own voice, heard in all there is of it; in
-    the target's, heard in the references; in the target's, enrolled on the references."""
+    the target's, heard in the references; in the target's, enrolled on the references; both of these as filters on the
+    source."""
 
     def __init__(self, model: str):
         self.converter = Converter.from_pretrained(model)
@@ -119,13 +120,14 @@ class ByModel:
     def __call__(self, trial: Trial, mode: str) -> Wave:
         source = self.heard(trial.source)
         melody = "source" if mode == "own" else "target"
-        return self.converter.convert(source, self.converter.sample_rate, self.voice(trial, mode), melody).numpy()
+        return self.converter.convert(source, self.converter.sample_rate, self.voice(trial, mode), melody,
+                                      "clear" if mode.startswith("clear") else "codes").numpy()
 
     def voice(self, trial: Trial, mode: str) -> Voice:
         if mode == "own":
             return self.converter.hear([self.heard(path) for path in (trial.source, *trial.source_kept)])
         references, key = [self.heard(path) for path in trial.references], tuple(trial.references)
-        if mode == "zero-shot":
+        if not mode.endswith("enrolled"):
             return self.converter.hear(references)
         if key not in self.enrolled:
             self.enrolled[key] = enroll(self.converter.model, references)
@@ -151,7 +153,7 @@ class Arguments:
     folder: tyro.conf.Positional[Path]
     """That of trials.jsonl."""
     systems: tuple[str, ...] = ()
-    """Some of copied, world, nearest; with --model of own, zero-shot, enrolled (default: all)."""
+    """Some of copied, world, nearest; with --model of own, zero-shot, enrolled, clear, clear-enrolled (default: all)."""
     model: str | None = None
     """A trained model, by name or folder; its systems are called NAME-own, NAME-zero-shot and NAME-enrolled."""
     trials: int | None = None
