@@ -153,7 +153,8 @@ class Arguments:
     folder: tyro.conf.Positional[Path]
     """That of trials.jsonl."""
     systems: tuple[str, ...] = ()
-    """Some of copied, world, nearest; with --model of own, zero-shot, enrolled, clear, clear-enrolled (default: all)."""
+    """Some of copied, world, nearest; with --model some of own, zero-shot, enrolled, clear, clear-enrolled (default:
+    all)."""
     model: str | None = None
     """A trained model, by name or folder; its systems are called NAME-own, NAME-zero-shot and NAME-enrolled."""
     trials: int | None = None
