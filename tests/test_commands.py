@@ -140,6 +140,7 @@ def test_unknown_names_come_with_the_nearest(model, mixed, tmp_path):
     refused(run("encod"), "nearest: encode")
     refused(run("encode", mixed / "good/a.wav", "--modle", model, "--model", model), "--modle", "--model")
     refused(run("convert", mixed / "good/a.wav", "--to", "bert"), "--corpus")
+    refused(run("convert", mixed / "good/a.wav", "--to", "bert", "--mode", "clear", "--model", model), "--mode", "name")
     config = tmp_path / "run.toml"
     config.write_text("[train]\nstepz = 3\n")
     refused(run("train", config), "'train.stepz'", "nearest: steps")
