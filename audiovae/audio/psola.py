@@ -173,7 +173,8 @@ def _between(wave: Scroll, one: Grain, other: Grain) -> NDArray[np.float32]:
     at = np.arange(first, last)
     fades = (_fade((at - one.place) / min(span, one.mark.right)) * one.gain,
              _fade((other.place - at) / min(span, other.mark.left)) * other.gain)
-    return fades[0] * _read(wave, first, last, moved[0]) + fades[1] * _read(wave, first, last, moved[1])
+    both = fades[0] * _read(wave, first, last, moved[0]) + fades[1] * _read(wave, first, last, moved[1])
+    return both.astype(np.float32, copy=False)
 
 
 def _fade(x: NDArray[np.floating]) -> NDArray[np.float32]:
