@@ -22,6 +22,7 @@ RANGES = ((60.0, 160.0), (95.0, 255.0), (150.0, 500.0))
 WINDOW = 1024 / 16000  # s under a frame: nearly four periods of the lowest pitch
 PERIODIC = 0.6  # least correlation of a frame with itself a period later
 SHORTER = 0.02  # correlation that an octave is worth: two periods are always as much alike as one
+UNLIKELY = 0.02  # correlation lost by a voice an octave from 180 Hz, where most are; more, further off
 QUIET = 40.0  # dB under the loudest frames: what is softer has no pitch to speak of
 SMOOTH = 5  # frames of the median that takes single errors away
 BLOCK = 2000  # frames at once
@@ -143,12 +144,12 @@ def _settled(found: NDArray[np.float32]) -> Prosody:
     level, pitches, alike = found[0], found[1::2], found[2::2]
     loud = level > max(np.quantile(level, 0.95) - QUIET, -70)
     sure = loud & (alike.max(0) > PERIODIC + 0.2)
-    alike = alike + SHORTER * np.log2(pitches / 100)
-    best = alike.argmax(0)
-    everywhere = np.take_along_axis(pitches, best[None], 0)[0]
     if not sure.any():
         return Prosody(np.zeros_like(level), np.zeros(len(level), bool), level)
-    middle = float(np.median(everywhere[sure]))
+    alike = alike + SHORTER * np.log2(pitches / 100)
+    # single frames are alike a formant's period later, or two of their own; over all of them one range fits best
+    likely = (alike - UNLIKELY * np.log2(pitches / 180) ** 2)[:, sure].mean(1)
+    middle = float(np.median(pitches[likely.argmax()][sure]))
     # a voice keeps within an octave or so of its middle: elsewhere the answer of another range is taken
     off = np.abs(np.log2(pitches / middle))
     score = alike - 0.5 * np.maximum(off - 0.7, 0)
