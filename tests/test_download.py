@@ -277,7 +277,7 @@ def test_the_command_stopped_in_the_middle_goes_on(made, tmp_path):
         try:
             arrived(part)
             stopped.send_signal(signal.SIGINT)
-            _, said = stopped.communicate(timeout=60)
+            _, said = stopped.communicate(timeout=240)
         finally:
             stopped.kill()
         assert stopped.returncode == 130 and said == "audiovae: prepare: interrupted.\n"

@@ -37,8 +37,8 @@ class Study:
     generator : of all that is drawn.
 
     >>> study = example_study()
-    >>> study.told(study.held_out, slice(0, 2))
-    Condition(label=tensor([0, 1]), embedding=None)
+    >>> study.told(study.held_out, slice(0, 2)).label
+    tensor([0, 1])
     """
 
     model: Model

@@ -162,8 +162,8 @@ def _encoder_of(model: Model) -> Autoencoder | SemiSupervised:
 def repeated(condition: Condition | None, count: int) -> Condition | None:
     """The condition of one example for ``count``; one of ``count`` examples as it is. ShapeError for another number.
 
-    >>> repeated(Condition(torch.tensor([3])), 2)
-    Condition(label=tensor([3, 3]), embedding=None)
+    >>> repeated(Condition(torch.tensor([3])), 2).label
+    tensor([3, 3])
     """
     return None if condition is None else Condition(_rows(condition.label, count), _rows(condition.embedding, count))
 
