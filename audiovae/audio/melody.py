@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from audiovae.audio.corpus import Corpus
-from audiovae.audio.pitch import prosody
+from audiovae.audio.pitch import VERSION, prosody
 from audiovae.errors import CorpusError
 from audiovae.files import atomic_file
 from audiovae.parallel import in_order
@@ -22,14 +22,14 @@ def corpus_pitch(corpus: Corpus, hop: int) -> NDArray[np.float32]:
     """Pitch of every frame of every utterance, in the order of ``corpus.all``: (N,) Hz, negative where filled in.
 
     An utterance of ``length`` samples has ceil(length / hop) frames. Found by all cores the first time, with a
-    progress bar, and kept as ``pitch-HOP.npy`` in the corpus' folder.
+    progress bar, and kept as ``pitch-HOP-vN.npy`` in the corpus' folder.
 
     >>> from audiovae.audio.example import example_corpus
     >>> corpus = Corpus.open(example_corpus())
     >>> len(corpus_pitch(corpus, hop=160)) == sum(-(-u.length // 160) for u in corpus.all)
     True
     """
-    path = corpus.folder / f"pitch-{hop}.npy"
+    path = corpus.folder / f"pitch-{hop}-v{VERSION}.npy"
     frames = sum(-(-u.length // hop) for u in corpus.all)
     if path.exists():
         try:

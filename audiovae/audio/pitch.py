@@ -23,6 +23,7 @@ WINDOW = 1024 / 16000  # s under a frame: nearly four periods of the lowest pitc
 PERIODIC = 0.6  # least correlation of a frame with itself a period later
 SHORTER = 0.02  # correlation that an octave is worth: two periods are always as much alike as one
 UNLIKELY = 0.02  # correlation lost by a voice an octave from 180 Hz, where most are; more, further off
+VERSION = 2  # of what is found: pitch that is kept on disk is found anew by another
 QUIET = 40.0  # dB under the loudest frames: what is softer has no pitch to speak of
 SMOOTH = 5  # frames of the median that takes single errors away
 BLOCK = 2000  # frames at once
