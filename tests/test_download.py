@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import zipfile
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -273,7 +274,8 @@ def test_the_command_stopped_in_the_middle_goes_on(made, tmp_path):
     half = len(made) // 2
     with Server(made, hold=half) as server:
         words = [sys.executable, "-m", "audiovae.cli", *map(str, wanted(server, tmp_path, made))]
-        stopped = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a suite run in a shell's background ignores it
+        stopped = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
         try:
             arrived(part)
             stopped.send_signal(signal.SIGINT)
