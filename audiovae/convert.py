@@ -21,7 +21,7 @@ from audiovae.audio.resample import resample, resampled
 from audiovae.audio.scroll import Scroll
 from audiovae.audio.waveform import mono
 from audiovae.blocks import decoder_halo, windows
-from audiovae.checkpoint import fingerprint, load_model
+from audiovae.checkpoint import load_model
 from audiovae.codec import BLOCK, Codec
 from audiovae.differential import DifferentialFilter
 from audiovae.equalisation import equalised, long_term_spectrum
@@ -70,7 +70,6 @@ class Converter:
         self.codec = Codec(model, kbps)
         self.model = self.codec.model
         self.sample_rate, self.frame = self.codec.sample_rate, model.data.prosody
-        self.fingerprint = fingerprint(model)
 
     @classmethod
     def from_pretrained(cls, path: str | Path = DEFAULT, kbps: float | None = None) -> "Converter":
@@ -100,8 +99,8 @@ class Converter:
 
         It is read as ``first`` and as ``again``, which mode "clear" reads twice.
         """
-        if voice.model != self.fingerprint:
-            raise VoiceError(f"the voice is of another model ({voice.model}): this one is {self.fingerprint}.")
+        if voice.model != self.codec.fingerprint:
+            raise VoiceError(f"the voice is of another model ({voice.model}): this one is {self.codec.fingerprint}.")
         opening = Opening(first, round(MOST * self.sample_rate) if mode == "clear" else 0)
         found = prosody_of_stream(opening, self.sample_rate, self.frame)
         codes = torch.from_numpy(np.concatenate(list(self.codec.encode_stream(again)), axis=1))
@@ -109,12 +108,12 @@ class Converter:
         found = found.padded(total * per)
         sung = moved(found, voice, melody)
         left, right = decoder_halo(self.codec.fields[1])
-        start = self.model.bottleneck.decode(codes[None, :, :SAMPLE])
+        sample = self.model.bottleneck.decode(codes[None, :, :SAMPLE])
         if mode == "clear":
-            say = self._filtered(opening.heard(), again, voice, found, sung, start)
+            say = self._filtered(opening.heard(), again, voice, found, sung, sample)
             left, right = (side + -(-say.halo // per) for side in (left, right))
         else:
-            say = self._spoken(voice, sung, start)
+            say = self._spoken(voice, sung, sample)
         rest = num_samples()
         for start, stop, low, high in windows(0, total, total, (left, right), BLOCK):
             with torch.no_grad():
@@ -123,13 +122,13 @@ class Converter:
             rest -= len(piece)
             yield piece
 
-    def _spoken(self, voice: Voice, sung: Prosody, start: Tensor) -> Callable[[Tensor, int, int], Tensor]:
+    def _spoken(self, voice: Voice, sung: Prosody, sample: Tensor) -> Callable[[Tensor, int, int], Tensor]:
         """What makes latents (1, D, L) of some frames into samples (T,), by the decoder alone."""
-        return self._sayer(self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, start),
+        return self._sayer(self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, sample),
                            voice.vector, sung)
 
     def _filtered(self, heard: Tensor, recording: Iterable[Tensor], voice: Voice, found: Prosody, sung: Prosody,
-                  start: Tensor) -> DifferentialFilter:
+                  sample: Tensor) -> DifferentialFilter:
         """The same, by a filter on the recording, whose own voice is ``heard`` (T,) in its beginning."""
         decoder = self.model.decoder
         assert isinstance(decoder, SourceFilterDecoder)
@@ -137,16 +136,16 @@ class Converter:
             own = check_voice_model(self.model).vector(heard[None, None])[0]
             spectrum, _ = long_term_spectrum(heard, decoder.stft)
         wave = Scroll(repitched(recording, found, sung.pitch, self.sample_rate, self.frame), behind=0)
-        decoders = (self._equalised(own, spectrum, decoder, found, start),
-                    self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, start))
+        decoders = (self._equalised(own, spectrum, decoder, found, sample),
+                    self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, sample))
         return DifferentialFilter(decoders, (own, voice.vector), (found, sung), wave, self.sample_rate)
 
-    def _equalised(self, vector: Tensor, spectrum: Tensor, decoder: SourceFilterDecoder, melody: Prosody, start: Tensor
+    def _equalised(self, vector: Tensor, spectrum: Tensor, decoder: SourceFilterDecoder, melody: Prosody, sample: Tensor
                    ) -> SourceFilterDecoder:
-        """The decoder brought to the voice's long-term spectrum, by how it says the ``start`` (1, D, L)."""
+        """The decoder brought to the voice's long-term spectrum, by how it says the ``sample`` (1, D, L)."""
         with torch.no_grad():
-            frames = start.shape[-1] * self.codec.hop // self.frame
-            said = self._sayer(decoder, vector, melody)(start, 0, frames)
+            frames = sample.shape[-1] * self.codec.hop // self.frame
+            said = self._sayer(decoder, vector, melody)(sample, 0, frames)
             return equalised(decoder, said, spectrum, self.sample_rate)
 
     def _sayer(self, decoder: SourceFilterDecoder, vector: Tensor, melody: Prosody

@@ -39,7 +39,8 @@ def enroll(model: Autoencoder, recordings: Iterable[Tensor], steps: int = STEPS,
     voice = hear(model, waves)
     rate, frame, hop = model.data.sample_rate or 0, model.data.prosody, model.hop
     size = round(SECONDS * rate / hop)
-    pieces = [_heard(model, wave, size) for wave in waves if len(wave) >= hop]
+    codec = Codec(model)
+    pieces = [_heard(codec, wave, size) for wave in waves if len(wave) >= hop]
     if not pieces:
         raise VoiceError("the recordings of the target are all shorter than one latent step: give longer ones.")
     decoder = copy.deepcopy(model.decoder).train().requires_grad_(True)
@@ -73,11 +74,11 @@ def enroll(model: Autoencoder, recordings: Iterable[Tensor], steps: int = STEPS,
     return replace(voice, vector=vector.detach(), weights=weights)
 
 
-def _heard(model: Autoencoder, wave: Tensor, least: int) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
+def _heard(codec: Codec, wave: Tensor, least: int) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
     """Of a recording at least ``least`` latent steps long: samples, latent (D, L), told prosody (3, N), pitch (N,)."""
-    rate, frame, hop = model.data.sample_rate or 0, model.data.prosody, model.hop
+    model, rate, hop = codec.model, codec.sample_rate, codec.hop
     steps = max(least, -(-len(wave) // hop))
     wave = torch.nn.functional.pad(wave, (0, steps * hop - len(wave)))
-    codes = torch.from_numpy(Codec(model).encode(wave, rate).levels[0])
-    found = prosody(wave, rate, frame)
+    codes = torch.from_numpy(codec.encode(wave, rate).levels[0])
+    found = prosody(wave, rate, model.data.prosody)
     return wave, model.bottleneck.decode(codes[None])[0], found.tensor(), found.pitch

@@ -24,7 +24,7 @@ from audiovae.reference import ReferenceEncoder
 from audiovae.source_filter import SourceFilterDecoder
 
 SUFFIX = ".voice"
-LEAST = 1.5  # s of voiced speech and its surroundings that a voice is heard from
+LEAST = 0.5  # s of voiced speech that a voice is heard from
 MOST = 120.0  # s of reference that are read: a vector says no more after that
 FORMAT = 1
 
@@ -94,7 +94,7 @@ def hear(model: Autoencoder, recordings: Iterable[Tensor]) -> Voice:
         raise VoiceError("the recordings of the target hold no sound: give some of it speaking.")
     melody = prosody(joined, rate, model.data.prosody)
     voiced = float(melody.voiced.sum()) * model.data.prosody / rate
-    if voiced < LEAST / 3:
+    if voiced < LEAST:
         raise VoiceError(f"the recordings of the target hold {voiced:.1f} s of voiced speech in {seconds:.1f} s, too "
                          "little to tell a voice from: give 5 s of speech or more.")
     pitch, spread = melody.statistics()

@@ -5,6 +5,7 @@ the place in the recording: any part of them is the same, however the recording 
 """
 
 import math
+from functools import cache
 
 import numpy as np
 import torch
@@ -36,12 +37,11 @@ class Excitation:
         self.ends = torch.from_numpy(ends)
         self.turns = torch.from_numpy(np.concatenate([[0.0], turns[:-1]]) + phase)
         self.sample_rate, self.hop, self.place = sample_rate, hop, place
-        self.noise = torch.randn(NOISE, generator=torch.Generator().manual_seed(0))
 
     def __call__(self, first: int, last: int) -> Tensor:
         """Of frames ``first`` to ``last``: pulses and noise, (2, (last - first) * hop)."""
         at = torch.arange(first * self.hop, last * self.hop) + self.place
-        return torch.stack([self._pulses(first, last), self.noise[at % NOISE]])
+        return torch.stack([self._pulses(first, last), _noise()[at % NOISE]])
 
     def _pulses(self, first: int, last: int) -> Tensor:
         start, end = self.ends[first:last, None], self.ends[first + 1:last + 1, None]
@@ -57,3 +57,9 @@ class Excitation:
         summed = ((whole + 0.5) * angle).sin() / (2 * torch.where(near, 1.0, half)) - 0.5
         summed = torch.where(near, whole, summed) + (count - whole) * ((whole + 1) * angle).cos()
         return summed * (2 / count).sqrt()
+
+
+@cache
+def _noise() -> Tensor:
+    """What is heard again and again, made once: training asks for many short excitations."""
+    return torch.randn(NOISE, generator=torch.Generator().manual_seed(0))

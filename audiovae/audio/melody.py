@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from audiovae.audio.corpus import Corpus
+from audiovae.audio.corpus import SAMPLES, Corpus
 from audiovae.audio.pitch import VERSION, prosody
 from audiovae.errors import CorpusError
 from audiovae.files import atomic_file
@@ -36,7 +36,7 @@ def corpus_pitch(corpus: Corpus, hop: int) -> NDArray[np.float32]:
             found = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise CorpusError(f"corpus {corpus.folder}: {path.name} cannot be read ({error}): delete it.") from None
-        if found.shape != (frames,) or path.stat().st_mtime < (corpus.folder / "audio.i16").stat().st_mtime:
+        if found.shape != (frames,) or path.stat().st_mtime < (corpus.folder / SAMPLES).stat().st_mtime:
             raise CorpusError(f"corpus {corpus.folder}: {path.name} is of other recordings: delete it.")
         return found
     with atomic_file(path) as temporary, temporary.open("wb") as file:
