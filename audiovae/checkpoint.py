@@ -154,10 +154,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {k: v.float() if v.dtype in (torch.float16, torch.bfloat16) else v for k, v in tensors.items()}
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as a safetensors file; OSError where the system refuses, as any other file would."""
+def write_tensors(path: Path, tensors: dict[str, Tensor], told: dict[str, str] | None = None) -> None:
+    """Write tensors, and what is ``told`` of them, as a safetensors file; OSError where the system refuses, as any
+    other file would."""
     try:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path, told)
     except safetensors.SafetensorError as error:  # it tells the system's reason as text only
         number = re.search(r"os error (\d+)", str(error))
         if number is None:

@@ -10,12 +10,11 @@ from typing import TypeGuard
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from audiovae.audio.io import stream_audio
 from audiovae.audio.pitch import prosody
-from audiovae.checkpoint import fingerprint
+from audiovae.checkpoint import fingerprint, write_tensors
 from audiovae.equalisation import long_term_spectrum
 from audiovae.errors import CheckpointError, VoiceError
 from audiovae.files import atomic_file
@@ -56,12 +55,12 @@ class Voice:
 
     def save(self, path: Path) -> None:
         """Write it to one file, safetensors with half precision for the weights, whole or not at all."""
-        tensors = {"vector": self.vector.contiguous(), "spectrum": self.spectrum.contiguous()}
-        tensors |= {f"weights/{name}": value.half().contiguous() for name, value in (self.weights or {}).items()}
+        tensors = {"vector": self.vector, "spectrum": self.spectrum}
+        tensors |= {f"weights/{name}": value.half() for name, value in (self.weights or {}).items()}
         told = {"format": FORMAT, "pitch": self.pitch, "spread": self.spread, "seconds": self.seconds,
                 "model": self.model}
         with atomic_file(path) as temporary:
-            save_file(tensors, temporary, {"voice": json.dumps(told)})
+            write_tensors(temporary, tensors, {"voice": json.dumps(told)})
 
     @classmethod
     def load(cls, path: Path) -> "Voice":

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from test_commands import refused, run
 from test_pitch import HOP, RATE, sung
 
 from audiovae.audio.augment import AugmentConfig
@@ -355,6 +356,9 @@ def test_the_commands(folder, tmp_path, capsys):
         code, said, errors = say(*words, "-o", target)
         assert code == 2 and wanted in errors and errors.count("\n") == 1, errors
         assert not target.exists()
+    full = ("enroll", tmp_path / "target.wav", "-o", tmp_path / "x.voice", "--steps", 1, "--model", folder)
+    refused(run(*full, limit=4096), "x.voice")  # bytes that a file may have: a disk that is full
+    assert not list(tmp_path.glob("*x.voice*"))
     assert say("enroll", tmp_path / "target.wav", "-o", tmp_path / "x.wav")[0] == 2
     assert say("enroll", tmp_path / "target.wav", "-o", tmp_path / "x.voice", "--steps", "0")[0] == 2
 
