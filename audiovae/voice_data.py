@@ -11,13 +11,12 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from audiovae.audio.augment import AugmentConfig
 from audiovae.audio.corpus import Corpus, Split
 from audiovae.audio.excitation import NOISE, Excitation
 from audiovae.audio.melody import corpus_pitch
-from audiovae.audio.pitch import told
+from audiovae.audio.pitch import level, told
 from audiovae.config import Config, Count, Positive
 from audiovae.errors import ConfigError, CorpusError
 from audiovae.shapes import Batch, Condition, DataSpec, grid_of
@@ -102,12 +101,6 @@ class VoiceSampler:
         at = np.minimum(((np.arange(count) + 0.5) * up / down).astype(int) + first,
                         -(-self.utterances[which].length // self.hop) - 1)
         return (self.pitch[self.places[which] + at] * np.float32(up / down)).astype(np.float32)
-
-
-def level(wave: torch.Tensor, hop: int) -> torch.Tensor:
-    """dB of the mean square of every frame of a waveform (T,): (ceil(T / hop),), full scale 0."""
-    frames = F.pad(wave, (0, -len(wave) % hop)).view(-1, hop)
-    return 10 * frames.square().mean(1).clamp(min=1e-12).log10()
 
 
 def _stacked(examples: list[Batch]) -> Batch:

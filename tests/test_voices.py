@@ -11,7 +11,7 @@ from audiovae.audio.augment import AugmentConfig
 from audiovae.audio.corpus import Corpus
 from audiovae.audio.excitation import Excitation
 from audiovae.audio.features import STFT
-from audiovae.audio.pitch import Prosody, prosody
+from audiovae.audio.pitch import Prosody, level, prosody
 from audiovae.audio.scroll import Scroll
 from audiovae.checkpoint import save_model
 from audiovae.cli import main
@@ -29,7 +29,7 @@ from audiovae.models.example import voice_config, voice_model
 from audiovae.shapes import Condition, DataSpec
 from audiovae.source_filter import SourceFilterDecoder
 from audiovae.train import Experiment, TrainConfig, train
-from audiovae.voice_data import VoiceData, VoiceSampler, level
+from audiovae.voice_data import VoiceData, VoiceSampler
 from audiovae.voices import Voice, hear
 
 

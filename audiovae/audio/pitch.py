@@ -69,6 +69,12 @@ def told(pitch: Tensor, voiced: Tensor, level: Tensor) -> Tensor:
     return torch.stack([melody, voiced.to(melody), level / 20 + 1.5], dim=-2)
 
 
+def level(wave: Tensor, hop: int) -> Tensor:
+    """dB of the mean square of every frame of a waveform (T,): (ceil(T / hop),), full scale 0."""
+    frames = F.pad(wave, (0, -len(wave) % hop)).view(-1, hop)
+    return 10 * frames.square().mean(1).clamp(min=1e-12).log10()
+
+
 def prosody(waveform: NDArray[np.float32] | Tensor, sample_rate: int, hop: int) -> Prosody:
     """The prosody of a waveform (T,), N = ceil(T / hop) frames.
 
@@ -121,8 +127,8 @@ def _frames(samples: NDArray[np.float32], sample_rate: int, size: int, hop: int,
     import librosa
 
     rows = np.lib.stride_tricks.sliding_window_view(samples, size)[::hop][:count]
-    inner = rows[:, (size - hop) // 2:(size + hop) // 2]
-    found = [10 * np.log10(np.maximum((inner * inner).mean(1), 1e-12))]
+    inner = samples[(size - hop) // 2:][:count * hop]
+    found = [level(torch.from_numpy(inner), hop).numpy()]
     for low, high in RANGES:
         pitch = librosa.yin(samples[:(count - 1) * hop + size], fmin=low, fmax=high, sr=sample_rate,
                             frame_length=size, hop_length=hop, center=False)[:count]
