@@ -6,15 +6,13 @@ That is what makes a resumed run the same run: there is no loader state to save.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 import torch
 from pydantic import Discriminator
 
 from audiovae.audio.augment import AugmentConfig
-from audiovae.audio.corpus import Corpus
-from audiovae.audio.crops import CropSampler
+from audiovae.audio.crops import CorpusSource, CropSampler
 from audiovae.audio.features import LogMel
 from audiovae.checkpoint import load_model
 from audiovae.config import Config, Count, Positive
@@ -54,14 +52,12 @@ class Source(Protocol):
         ...
 
 
-class AudioSource:
+class AudioSource(CorpusSource):
     """Random crops of a prepared corpus (``audiovae prepare``), labelled by speaker."""
 
     def __init__(self, config: "AudioData", seed: int):
-        if not config.corpus:
-            raise ConfigError("data.corpus is not set: name a folder made by `audiovae prepare`.")
-        self.config, self.seed = config, seed
-        self.corpus = Corpus.open(Path(config.corpus))
+        super().__init__(config.corpus, config.validation_batches, seed)
+        self.config = config
         self.fit(hop=1)
         self.spec = DataSpec(channels=1, dims=1, sample_rate=self.corpus.sample_rate, labels=self.corpus.speakers,
                              size=(self.train.samples,))
@@ -74,12 +70,6 @@ class AudioSource:
         size = self.config.batch_size
         self.train = CropSampler(self.corpus, "train", samples, size, self.seed, self.config.augment)
         self.valid = CropSampler(self.corpus, "valid", samples, size, seed=0)
-
-    def batch(self, step: int, rank: int = 0) -> Batch:
-        return self.train.batch(step, rank)
-
-    def validation(self) -> list[Batch]:
-        return [self.valid.batch(step) for step in range(self.config.validation_batches)]
 
 
 class SpectrogramSource:

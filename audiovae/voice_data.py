@@ -5,7 +5,6 @@ speakers then has far more of them.
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,15 +13,15 @@ from numpy.typing import NDArray
 
 from audiovae.audio.augment import AugmentConfig
 from audiovae.audio.corpus import Corpus, Split
+from audiovae.audio.crops import CorpusSource, UtteranceSampler
 from audiovae.audio.excitation import NOISE, Excitation
 from audiovae.audio.melody import corpus_pitch
 from audiovae.audio.pitch import level, told
 from audiovae.config import Config, Count, Positive
-from audiovae.errors import ConfigError, CorpusError
 from audiovae.shapes import Batch, Condition, DataSpec, grid_of
 
 
-class VoiceSampler:
+class VoiceSampler(UtteranceSampler):
     """Crops of one split with all that a voice's decoder is told: a batch is a function of (seed, step, rank).
 
     Shapes of a batch: x (B, 1, T), reference (B, 1, R), prosody (B, 3, T / hop), excitation (B, 2, T). The reference is
@@ -31,26 +30,19 @@ class VoiceSampler:
 
     def __init__(self, corpus: Corpus, split: Split, samples: int, reference: int, hop: int, batch_size: int, seed: int,
                  augment: AugmentConfig | None = None):
-        self.utterances = corpus.utterances(split)
-        if not self.utterances:
-            raise CorpusError(f"corpus {corpus.folder} has no {split} utterances: prepare it with a {split} part.")
+        super().__init__(corpus, split, samples, batch_size, seed, augment)
         grid_of("voice", (samples,), hop)
-        self.corpus, self.samples, self.reference, self.hop = corpus, samples, reference, hop
-        self.batch_size, self.seed = batch_size, seed
-        self.augment = augment.build(corpus.sample_rate) if augment is not None else None
+        self.reference, self.hop = reference, hop
         self.pitch = corpus_pitch(corpus, hop)
         frames = np.cumsum([0] + [-(-u.length // hop) for u in corpus.all])
         place = {u.id: int(frames[i]) for i, u in enumerate(corpus.all)}
         self.places = [place[u.id] for u in self.utterances]
-        self.index = {name: i for i, name in enumerate(corpus.speakers)}
         self.by_speaker: dict[str, list[int]] = {}
         for i, u in enumerate(self.utterances):
             self.by_speaker.setdefault(u.speaker, []).append(i)
-        self.ends = np.cumsum([u.length for u in self.utterances])
 
     def batch(self, step: int, rank: int = 0) -> Batch:
-        dice = np.random.default_rng([self.seed % 2**63, step, rank])
-        which = np.searchsorted(self.ends, dice.integers(self.ends[-1], size=self.batch_size), side="right")
+        dice, which = self._drawn(step, rank)
         return _stacked([self.example(int(u), dice) for u in which])
 
     def example(self, which: int, dice: np.random.Generator) -> Batch:
@@ -61,7 +53,9 @@ class VoiceSampler:
         start = int(dice.integers(max(utterance.length - wanted, 0) // self.hop + 1)) * self.hop
         other, begin = self._other(which, start + wanted // 2, dice)
         more = self.augment.source(self.reference, speed) if self.augment else self.reference
-        x, reference = self._read(which, start, wanted), self._read(other, begin, more)
+        x, reference = np.zeros(wanted, np.float32), np.zeros(more, np.float32)
+        self._read(which, start, x)
+        self._read(other, begin, reference)
         pitch = self._pitch(which, start // self.hop, speed)
         if speed is not None and self.augment is not None:
             same = int(dice.integers(2**63))  # the same draws for both: one microphone, one room
@@ -71,7 +65,7 @@ class VoiceSampler:
         excitation = Excitation(np.abs(pitch), rate, self.hop, float(dice.random()), int(dice.integers(NOISE)))
         wave, melody = torch.from_numpy(x), torch.from_numpy(pitch)
         condition = Condition(
-            label=torch.tensor([self.index.get(utterance.speaker, -1)]),
+            label=torch.from_numpy(self._labels[[which]]),
             reference=torch.from_numpy(reference)[None, None],
             prosody=told(melody.abs(), melody > 0, level(wave, self.hop))[None],
             excitation=excitation(0, len(pitch))[None])
@@ -88,13 +82,6 @@ class VoiceSampler:
         late = max(length - self.reference, 0)
         return which, (0 if middle > length // 2 else late)
 
-    def _read(self, which: int, start: int, count: int) -> NDArray[np.float32]:
-        """``count`` samples of an utterance from ``start`` on, zeros beyond its end."""
-        u = self.utterances[which]
-        have = max(min(count, u.length - start), 0)
-        cut = self.corpus.samples[u.offset + start:u.offset + start + have]
-        return np.pad(cut.astype(np.float32) / np.float32(32768), (0, count - have))
-
     def _pitch(self, which: int, first: int, speed: tuple[int, int] | None) -> NDArray[np.float32]:
         """Pitch of the crop's frames, Hz, negative where there is none; at another speed it is higher, or lower."""
         count, (up, down) = self.samples // self.hop, speed or (1, 1)
@@ -109,14 +96,12 @@ def _stacked(examples: list[Batch]) -> Batch:
     return Batch(torch.cat([e.x for e in examples]), Condition(**told), tuple(n for e in examples for n in e.names))
 
 
-class VoiceSource:
+class VoiceSource(CorpusSource):
     """A prepared corpus as voices: see :class:`VoiceSampler`."""
 
     def __init__(self, config: "VoiceData", seed: int):
-        if not config.corpus:
-            raise ConfigError("data.corpus is not set: name a folder made by `audiovae prepare`.")
-        self.config, self.seed = config, seed
-        self.corpus = Corpus.open(Path(config.corpus))
+        super().__init__(config.corpus, config.validation_batches, seed)
+        self.config = config
         self.spec = DataSpec(channels=1, dims=1, sample_rate=self.corpus.sample_rate, labels=self.corpus.speakers,
                              prosody=config.hop)
 
@@ -128,12 +113,6 @@ class VoiceSource:
         self.train = VoiceSampler(self.corpus, "train", samples, reference, config.hop, config.batch_size, self.seed,
                                   config.augment)
         self.valid = VoiceSampler(self.corpus, "valid", samples, reference, config.hop, config.batch_size, seed=0)
-
-    def batch(self, step: int, rank: int = 0) -> Batch:
-        return self.train.batch(step, rank)
-
-    def validation(self) -> list[Batch]:
-        return [self.valid.batch(step) for step in range(self.config.validation_batches)]
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,45 @@ from numpy.typing import NDArray
 
 from audiovae.audio.augment import AugmentConfig
 from audiovae.audio.corpus import Corpus, Split
-from audiovae.errors import CorpusError
+from audiovae.errors import ConfigError, CorpusError
 from audiovae.shapes import Batch, Condition
 
 
-class CropSampler:
+class UtteranceSampler:
+    """Utterances of one split, drawn in proportion to their length, and their samples: what batches are cut from.
+
+    Raises CorpusError when the split has no utterances.
+    """
+
+    def __init__(self, corpus: Corpus, split: Split, samples: int, batch_size: int, seed: int,
+                 augment: AugmentConfig | None = None):
+        self.utterances = corpus.utterances(split)
+        if not self.utterances:
+            raise CorpusError(f"corpus {corpus.folder} has no {split} utterances: prepare it with a {split} part.")
+        index = {name: i for i, name in enumerate(corpus.speakers)}
+        self.corpus, self.samples, self.batch_size, self.seed = corpus, samples, batch_size, seed
+        self.augment = augment.build(corpus.sample_rate) if augment is not None else None
+        self._labels = np.array([index.get(u.speaker, -1) for u in self.utterances])
+        self._offsets = np.array([u.offset for u in self.utterances])
+        self._lengths = np.array([u.length for u in self.utterances])
+        self._ends = np.cumsum(self._lengths)
+
+    def batch(self, step: int, rank: int = 0) -> Batch:
+        """The batch of a training step on one process."""
+        raise NotImplementedError
+
+    def _drawn(self, step: int, rank: int) -> tuple[np.random.Generator, NDArray[np.int64]]:
+        """The dice of a step and process, and a batch of utterances by them."""
+        dice = np.random.default_rng([self.seed % 2**63, step, rank])
+        return dice, np.searchsorted(self._ends, dice.integers(self._ends[-1], size=self.batch_size), side="right")
+
+    def _read(self, utterance: int, start: int, out: NDArray[np.float32]) -> None:
+        """Fill ``out`` with samples from ``start`` on, as far as the utterance goes."""
+        first, count = self._offsets[utterance] + start, max(min(len(out), self._lengths[utterance] - start), 0)
+        np.divide(self.corpus.samples[first : first + count], 32768, out=out[:count], dtype=np.float32)
+
+
+class CropSampler(UtteranceSampler):
     """Crops of a fixed length, drawn with replacement from one split.
 
     An utterance is drawn in proportion to its length; one shorter than the crop is padded with zeros at
@@ -37,24 +71,8 @@ class CropSampler:
     torch.Size([3, 1, 4000])
     """
 
-    def __init__(self, corpus: Corpus, split: Split, samples: int, batch_size: int, seed: int,
-                 augment: AugmentConfig | None = None):
-        utterances = corpus.utterances(split)
-        if not utterances:
-            raise CorpusError(f"corpus {corpus.folder} has no {split} utterances: prepare it with a {split} part.")
-        index = {name: i for i, name in enumerate(corpus.speakers)}
-        self.corpus, self.samples, self.batch_size, self.seed = corpus, samples, batch_size, seed
-        self.augment = augment.build(corpus.sample_rate) if augment is not None else None
-        self._ids = [u.id for u in utterances]
-        self._labels = np.array([index.get(u.speaker, -1) for u in utterances])
-        self._offsets = np.array([u.offset for u in utterances])
-        self._lengths = np.array([u.length for u in utterances])
-        self._ends = np.cumsum(self._lengths)
-
     def batch(self, step: int, rank: int = 0) -> Batch:
-        """The batch of a training step on one process."""
-        generator = np.random.default_rng([self.seed % 2**63, step, rank])
-        which = np.searchsorted(self._ends, generator.integers(self._ends[-1], size=self.batch_size), side="right")
+        generator, which = self._drawn(step, rank)
         speeds = [self.augment.stretch(generator) if self.augment else None for _ in which]
         wanted = [self.augment.source(self.samples, speed) if self.augment else self.samples for speed in speeds]
         room = np.maximum(self._lengths[which] - wanted, 0)
@@ -67,10 +85,26 @@ class CropSampler:
                 self._read(u, start, source := np.zeros(count, np.float32))
                 row[0] = self.augment(source, self.samples, speed, generator)
         rate = self.corpus.sample_rate
-        names = tuple(f"{self._ids[u]} @ {s / rate:.2f} s" for u, s in zip(which, starts, strict=True))
+        names = tuple(f"{self.utterances[u].id} @ {s / rate:.2f} s" for u, s in zip(which, starts, strict=True))
         return Batch(torch.from_numpy(x), Condition(torch.from_numpy(self._labels[which])), names)
 
-    def _read(self, utterance: int, start: int, out: NDArray[np.float32]) -> None:
-        """Fill ``out`` with samples from ``start`` on, as far as the utterance goes."""
-        first, count = self._offsets[utterance] + start, min(len(out), self._lengths[utterance])
-        np.divide(self.corpus.samples[first : first + count], 32768, out=out[:count], dtype=np.float32)
+
+class CorpusSource:
+    """A prepared corpus as a source of batches: a sampler of its train part, and one of its valid part.
+
+    Raises ConfigError where no corpus is named, CorpusError where there is none.
+    """
+
+    train: UtteranceSampler
+    valid: UtteranceSampler
+
+    def __init__(self, folder: str, validation_batches: int, seed: int):
+        if not folder:
+            raise ConfigError("data.corpus is not set: name a folder made by `audiovae prepare`.")
+        self.corpus, self.validation_batches, self.seed = Corpus.open(folder), validation_batches, seed
+
+    def batch(self, step: int, rank: int = 0) -> Batch:
+        return self.train.batch(step, rank)
+
+    def validation(self) -> list[Batch]:
+        return [self.valid.batch(step) for step in range(self.validation_batches)]
