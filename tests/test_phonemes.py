@@ -1,8 +1,7 @@
 """The phoneme recipe on a corpus made on the spot, its maps against counting by hand."""
 
-import importlib.util
+import importlib
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -16,20 +15,27 @@ from audiovae.checkpoint import save_model
 from audiovae.models import AutoencoderConfig
 from audiovae.shapes import DataSpec
 
-SCRIPT = Path(__file__).parent.parent / "recipes/phonemes/phonemes.py"
+RECIPE = Path(__file__).parent.parent / "recipes/phonemes"
 TONES = {"AA": (300, 1500), "IY0": (700, 3500), "S": (5000, 6500)}
 SPEAKERS = {"p1": "train", "p2": "train", "p3": "test", "p4": "test", "p5": "valid"}
 
 
 @pytest.fixture(scope="module")
-def phonemes():
-    spec = importlib.util.spec_from_file_location("phonemes", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["phonemes"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["phonemes"]
+def recipe():
+    """The recipe's modules by name, importable as its script finds them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(RECIPE))
+        yield {name: importlib.import_module(name) for name in ("maps", "phonemes")}
+
+
+@pytest.fixture
+def phonemes(recipe):
+    return recipe["phonemes"]
+
+
+@pytest.fixture
+def maps(recipe):
+    return recipe["maps"]
 
 
 @pytest.fixture
@@ -107,32 +113,32 @@ def frames():
     return steps[:600], phoneme[:600], steps[600:], phoneme[600:]
 
 
-def test_the_first_code_stands_for_its_majority(phonemes, frames):
+def test_the_first_code_stands_for_its_majority(maps, frames):
     codes, phoneme, asked, _ = frames
     asked[0, 3, 0] = 6  # never met
-    found = phonemes.of_first(codes, phoneme, asked, 4)
+    found = maps.of_first(codes, phoneme, asked, 4)
     for code, answer in zip(asked[:, 3, 0], found, strict=True):
         told = Counter(phoneme[codes[:, 3, 0] == code].tolist()) or Counter(phoneme.tolist())
         assert told[int(answer)] == max(told.values())
 
 
-def test_a_pair_backs_off_to_its_first_code(phonemes, frames):
+def test_a_pair_backs_off_to_its_first_code(maps, frames):
     codes, phoneme, asked, _ = frames
     rare = codes[:, 3, 1] == 5
     codes[rare, 3, 1] = 4
-    found = phonemes.of_pair(codes, phoneme, asked, 4)
-    alone = phonemes.of_first(codes, phoneme, asked, 4)
+    found = maps.of_pair(codes, phoneme, asked, 4)
+    alone = maps.of_first(codes, phoneme, asked, 4)
     never = asked[:, 3, 1] == 5
     assert never.any() and (found[never] == alone[never]).all()
     for (first, second), answer in zip(asked[~never, 3], found[~never], strict=True):
         its, pair = codes[:, 3, 0] == first, (codes[:, 3] == (first, second)).all(1)
-        score = [np.sum(phoneme[pair] == p) + phonemes.FEW * np.mean(phoneme[its] == p) for p in range(4)]
+        score = [np.sum(phoneme[pair] == p) + maps.FEW * np.mean(phoneme[its] == p) for p in range(4)]
         assert score[answer] == pytest.approx(max(score), abs=0.05)  # but for what smooths the backing
 
 
-def test_neighbours_are_weighed_as_written(phonemes, frames):
+def test_neighbours_are_weighed_as_written(maps, frames):
     codes, phoneme, asked, _ = frames
-    found = phonemes.of_neighbours(codes, phoneme, asked, 4)
+    found = maps.of_neighbours(codes, phoneme, asked, 4)
     for row in range(40):
         scores = []
         for p in range(4):
@@ -140,12 +146,12 @@ def test_neighbours_are_weighed_as_written(phonemes, frames):
             for place in range(7):
                 its = codes[phoneme == p, place, 0]
                 share = (np.sum(its == asked[row, place, 0]) + 0.5) / (len(its) + 0.5 * 6)
-                score += (1 if place == 3 else phonemes.TRUST) * np.log(share)
+                score += (1 if place == 3 else maps.TRUST) * np.log(share)
             scores.append(score)
         assert scores[found[row]] == pytest.approx(max(scores), abs=1e-4)
 
 
-def test_neighbours_tell_what_a_blurred_code_does_not(phonemes):
+def test_neighbours_tell_what_a_blurred_code_does_not(maps):
     """Phonemes last ten steps, half the codes are drawn blindly: those before and after help."""
     random = np.random.default_rng(2)
     phoneme = random.integers(0, 4, 400).repeat(10)
@@ -153,7 +159,7 @@ def test_neighbours_tell_what_a_blurred_code_does_not(phonemes):
     context = np.stack([np.roll(codes, -offset) for offset in range(-3, 4)], 1)[..., None]
     parts = context[:3000], phoneme[:3000], context[3000:], 4
     alone, together = ((reader(*parts) == phoneme[3000:]).mean() for reader in
-                       (phonemes.of_first, phonemes.of_neighbours))
+                       (maps.of_first, maps.of_neighbours))
     assert together > alone + 0.1
 
 
