@@ -21,12 +21,12 @@ import torch
 import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
-from trials import RATE, Trial, first, read_trials
+from trials import RATE, Trial, ended, first, read_trials
 
 from audiovae.audio.io import read_audio, write_audio
 from audiovae.convert import Converter
 from audiovae.enrolment import enroll
-from audiovae.errors import AudiovaeError, ConfigError
+from audiovae.errors import ConfigError
 from audiovae.metrics import pitch_contour, pitch_moved, pitch_statistics
 from audiovae.metrics.extra import extra
 from audiovae.metrics.melody import STEP
@@ -174,22 +174,18 @@ def chosen(arguments: Arguments) -> dict[str, Callable[[Trial], Wave]]:
 
 def main(argv: list[str]) -> int:
     arguments = tyro.cli(Arguments, args=argv)
-    try:
-        trials = first(read_trials(arguments.folder), arguments.trials)
-        systems = chosen(arguments)
-        work = [(name, trial) for name in systems for trial in trials
-                if not (arguments.folder / name / f"{trial.name}.wav").exists()]
-        for name, trial in tqdm(work, unit="conversion", disable=None):
-            made = level(systems[name](trial), heard(trial.source))
-            write_audio(arguments.folder / name / f"{trial.name}.wav", torch.from_numpy(made).float()[None], RATE)
-    except AudiovaeError as error:
-        print(f"baselines: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted; give the same command to go on.", file=sys.stderr)
-        return 130
+    return ended("baselines", lambda: convert_all(arguments))
+
+
+def convert_all(arguments: Arguments) -> None:
+    trials = first(read_trials(arguments.folder), arguments.trials)
+    systems = chosen(arguments)
+    work = [(name, trial) for name in systems for trial in trials
+            if not (arguments.folder / name / f"{trial.name}.wav").exists()]
+    for name, trial in tqdm(work, unit="conversion", disable=None):
+        made = level(systems[name](trial), heard(trial.source))
+        write_audio(arguments.folder / name / f"{trial.name}.wav", torch.from_numpy(made).float()[None], RATE)
     print(f"{arguments.folder}: {len(trials)} conversions each by {', '.join(systems)}; {len(work)} of them new.")
-    return 0
 
 
 if __name__ == "__main__":

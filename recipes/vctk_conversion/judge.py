@@ -19,10 +19,10 @@ import numpy as np
 import tyro
 from calibrate import JUDGES, RATE, Answers, Calibration, Name, calibrated
 from tqdm import tqdm
-from trials import Trial, first, read_trials
+from trials import Trial, ended, first, read_trials
 
 from audiovae.audio.io import read_audio
-from audiovae.errors import AudioError, AudiovaeError, CorpusError
+from audiovae.errors import AudioError, CorpusError
 from audiovae.files import atomic_file
 from audiovae.metrics import (
     Interval,
@@ -214,23 +214,20 @@ def present(arguments: Arguments, trials: Sequence[Trial]) -> list[str]:
 
 def main(argv: list[str]) -> int:
     arguments = tyro.cli(Arguments, args=argv)
+    return ended("judge", lambda: judge_all(arguments))
+
+
+def judge_all(arguments: Arguments) -> None:
     folder = arguments.folder
-    try:
-        trials = first(read_trials(folder), arguments.trials)
-        systems, answers = present(arguments, trials), Answers(folder / "answers.jsonl")
-        found = [calibrated(judge, answers, trials, arguments.spoken) for judge in arguments.judges]
-        print(of_calibrations(found).text(), flush=True)
-        usable: dict[Name, Calibration] = {one.judge: one for one in found if one.passed}
-        if not usable:
-            raise CorpusError("no judge passed its calibration, so nothing was judged.")
-        rows = all_judged(folder, systems, trials, answers, usable)
-        page(rows, found, trials, arguments.worst).write(folder / "report.html")
-    except AudiovaeError as error:
-        print(f"judge: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted; give the same command to go on.", file=sys.stderr)
-        return 130
+    trials = first(read_trials(folder), arguments.trials)
+    systems, answers = present(arguments, trials), Answers(folder / "answers.jsonl")
+    found = [calibrated(judge, answers, trials, arguments.spoken) for judge in arguments.judges]
+    print(of_calibrations(found).text(), flush=True)
+    usable: dict[Name, Calibration] = {one.judge: one for one in found if one.passed}
+    if not usable:
+        raise CorpusError("no judge passed its calibration, so nothing was judged.")
+    rows = all_judged(folder, systems, trials, answers, usable)
+    page(rows, found, trials, arguments.worst).write(folder / "report.html")
     with atomic_file(folder / "judged.json") as temporary:
         temporary.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     for condition in dict.fromkeys(row["condition"] for row in rows):
@@ -241,7 +238,6 @@ def main(argv: list[str]) -> int:
         bad = worst(rows, system, arguments.worst)
         print(f"\n{system}, the worst {len(bad)}\n{of_worst(bad).text()}")
     print(f"\nMean ± 95 % interval. Rows are in {folder / 'judged.json'}, players in {folder / 'report.html'}.")
-    return 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ converts to SYSTEM/TRIAL.wav beside it.
 import json
 import string
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from itertools import cycle, islice
@@ -201,19 +201,30 @@ def make(arguments: Arguments) -> list[Trial]:
     return trials
 
 
+def ended(owner: str, work: Callable[[], None]) -> int:
+    """Do the work of a script; its exit code, and a line on stderr where it was refused or interrupted."""
+    try:
+        work()
+    except AudiovaeError as error:
+        print(f"{owner}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted; give the same command to go on.", file=sys.stderr)
+        return 130
+    return 0
+
+
 def main(argv: list[str]) -> int:
     arguments = tyro.cli(Arguments, args=argv)
-    try:
-        trials = make(arguments)
-    except AudiovaeError as error:
-        print(f"trials: {error}", file=sys.stderr)
-        return 2
-    path = arguments.output / "trials.jsonl"
+    return ended("trials", lambda: write(arguments))
+
+
+def write(arguments: Arguments) -> None:
+    trials, path = make(arguments), arguments.output / "trials.jsonl"
     with atomic_file(path) as temporary:
         temporary.write_text("".join(json.dumps(asdict(trial)) + "\n" for trial in trials), encoding="utf-8")
     print(f"{path}: {len(trials)} conversions, {len({t.source_speaker for t in trials})} sources, "
           f"{len({t.target for t in trials})} targets.")
-    return 0
 
 
 if __name__ == "__main__":
