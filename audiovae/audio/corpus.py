@@ -9,7 +9,7 @@ Training draws crops straight from the map: no file is decoded, and memory is th
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,9 @@ class Utterance:
 
     path : source file, relative to the folder the corpus was made from.
     offset, length : its place in the memory map, in samples. gain : dB its level was changed by.
-    text, gender, age, accent : None where unknown.
+    text, gender, age, accent : None where unknown; of music, the text is the title.
+    tags : names by field, such as {"artist": ("Bach",), "genre": ("Chorale", "Baroque")}; of music, the speaker is the
+        first artist.
     """
 
     id: str
@@ -46,10 +48,14 @@ class Utterance:
     age: int | None = None
     accent: str | None = None
     gain: float = 0.0
+    tags: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     def to_line(self, sample_rate: int) -> str:
         """One line of the manifest; the duration in seconds is written for readers only."""
-        return json.dumps(asdict(self) | {"seconds": round(self.length / sample_rate, 3)}, ensure_ascii=False)
+        fields = asdict(self) | {"seconds": round(self.length / sample_rate, 3)}
+        if not self.tags:
+            del fields["tags"]
+        return json.dumps(fields, ensure_ascii=False)
 
 
 class Corpus:
@@ -118,6 +124,15 @@ class Corpus:
         return tuple(sorted({u.speaker for u in self.all if u.split == "train"}))
 
     @cached_property
+    def tags(self) -> dict[str, tuple[str, ...]]:
+        """Of each field of tags, the names that have data to train on, sorted; {} where there are no tags."""
+        found: dict[str, set[str]] = {}
+        for utterance in self.utterances("train"):
+            for name, values in utterance.tags.items():
+                found.setdefault(name, set()).update(values)
+        return {name: tuple(sorted(found[name])) for name in sorted(found)}
+
+    @cached_property
     def samples(self) -> NDArray[np.int16]:
         """The memory map (T,) int16, read only."""
         return np.asarray(np.memmap(self.folder / SAMPLES, dtype="<i2", mode="r"))
@@ -140,7 +155,8 @@ class Corpus:
 def _parse(line: str) -> Utterance:
     fields = json.loads(line)
     fields.pop("seconds")
-    utterance = Utterance(**fields)
+    tags = {name: tuple(values) for name, values in fields.pop("tags", {}).items()}
+    utterance = Utterance(**fields, tags=tags)
     if utterance.split not in SPLITS:
         raise ValueError(f"utterance {utterance.id} is in split '{utterance.split}'")
     return utterance
