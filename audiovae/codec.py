@@ -22,7 +22,7 @@ from audiovae.codes.prior import find_prior
 from audiovae.errors import AudioError, CheckpointError, ConfigError, LabelError, ShapeError, nearest
 from audiovae.models import Autoencoder, ConditionEmbedding, Model
 from audiovae.nn.field import Field, Part, compose
-from audiovae.shapes import Condition
+from audiovae.shapes import CodeLevel, Condition
 
 # Latent steps at once: enough that the halo costs little, few enough that activations stay in cache. Steps,
 # not seconds, since both go by steps: this is 20 s at a hop of 320 samples and 4 s at 64, at 16 kHz.
@@ -128,6 +128,15 @@ class Codec:
             its = self.closest_speaker(wave) if speaker is None and self.speakers else speaker
             batch.append(Codes((level.numpy(),), num_samples=len(wave), prior=self.prior, **vars(self.header(its))))
         return batch
+
+    @property
+    def code_levels(self) -> tuple[CodeLevel, ...]:
+        """Hop and codebooks of each level that it writes, the fastest first."""
+        return (CodeLevel(self.hop, self.num_codes),)
+
+    def encode_whole(self, waveform: Tensor) -> tuple[np.ndarray, ...]:
+        """A waveform (T,) at ``sample_rate`` to the codes (Q, L) of every level, and nothing else."""
+        return (np.concatenate(list(self.encode_stream([waveform])), axis=1),)
 
     def _checked(self, waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
         wave = mono(waveform)

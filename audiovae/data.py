@@ -15,6 +15,7 @@ from audiovae.audio.augment import AugmentConfig
 from audiovae.audio.crops import CorpusSource, CropSampler
 from audiovae.audio.features import LogMel
 from audiovae.checkpoint import load_model
+from audiovae.code_data import CodesData
 from audiovae.config import Config, Count, Positive
 from audiovae.errors import ConfigError
 from audiovae.image.pictures import PartName
@@ -26,6 +27,7 @@ from audiovae.image.sets import (
     FashionMNISTData,
     FolderData,
     MNISTData,
+    PictureConfig,
     ShapesData,
 )
 from audiovae.models import Autoencoder
@@ -199,12 +201,6 @@ class SpectrogramData(Config):
         return SpectrogramSource(self, seed)
 
 
-PictureConfig = Annotated[
-    DigitsData | MNISTData | FashionMNISTData | CIFAR10Data | CelebAData | ArchiveData | FolderData | ShapesData,
-    Discriminator("kind"),
-]
-
-
 @dataclass(frozen=True)
 class LatentsData(Config):
     """The latents of the trained ``model`` (a checkpoint or run) on pictures, in place of the pictures."""
@@ -218,7 +214,7 @@ class LatentsData(Config):
 
 
 DataConfig = Annotated[
-    AudioData | VoiceData | SpectrogramData | LatentsData | DigitsData | MNISTData | FashionMNISTData | CIFAR10Data
-    | CelebAData | ArchiveData | FolderData | ShapesData,
+    AudioData | VoiceData | SpectrogramData | CodesData | LatentsData | DigitsData | MNISTData | FashionMNISTData
+    | CIFAR10Data | CelebAData | ArchiveData | FolderData | ShapesData,
     Discriminator("kind"),
 ]

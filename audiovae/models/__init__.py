@@ -6,10 +6,11 @@ from pydantic import Discriminator
 
 from audiovae.models.autoencoder import Autoencoder, AutoencoderConfig, ConditionEmbedding
 from audiovae.models.density import DensityConfig, DensityModel
+from audiovae.models.prior import PriorConfig, PriorModel
 from audiovae.models.semi_supervised import SemiSupervised, SemiSupervisedConfig
 
-Model = Autoencoder | SemiSupervised | DensityModel
-ModelConfig = Annotated[AutoencoderConfig | SemiSupervisedConfig | DensityConfig, Discriminator("kind")]
+Model = Autoencoder | SemiSupervised | DensityModel | PriorModel
+ModelConfig = Annotated[AutoencoderConfig | SemiSupervisedConfig | DensityConfig | PriorConfig, Discriminator("kind")]
 
 __all__ = [
     "Autoencoder",
@@ -19,6 +20,8 @@ __all__ = [
     "DensityModel",
     "Model",
     "ModelConfig",
+    "PriorConfig",
+    "PriorModel",
     "SemiSupervised",
     "SemiSupervisedConfig",
 ]
