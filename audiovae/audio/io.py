@@ -1,6 +1,6 @@
 """Recordings in and out: the door to reading (reader.py) and writing (writer.py)."""
 
-from audiovae.audio.reader import AUDIO_SUFFIXES, AudioInfo, Channel, audio_info, read_audio, stream_audio
+from audiovae.audio.reader import AUDIO_SUFFIXES, AudioInfo, Channel, audio_info, read_audio, read_stereo, stream_audio
 from audiovae.audio.writer import AudioWriter, write_audio
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Channel",
     "audio_info",
     "read_audio",
+    "read_stereo",
     "stream_audio",
     "write_audio",
 ]
