@@ -6,11 +6,15 @@ from pydantic import Discriminator
 
 from audiovae.models.autoencoder import Autoencoder, AutoencoderConfig, ConditionEmbedding
 from audiovae.models.density import DensityConfig, DensityModel
+from audiovae.models.hierarchical import Hierarchical, HierarchicalConfig
+from audiovae.models.levels import LevelConfig
+from audiovae.models.multires import Multires, MultiresConfig
 from audiovae.models.prior import PriorConfig, PriorModel
 from audiovae.models.semi_supervised import SemiSupervised, SemiSupervisedConfig
 
-Model = Autoencoder | SemiSupervised | DensityModel | PriorModel
-ModelConfig = Annotated[AutoencoderConfig | SemiSupervisedConfig | DensityConfig | PriorConfig, Discriminator("kind")]
+Model = Autoencoder | SemiSupervised | DensityModel | Multires | Hierarchical | PriorModel
+ModelConfig = Annotated[AutoencoderConfig | SemiSupervisedConfig | DensityConfig | MultiresConfig | HierarchicalConfig
+                        | PriorConfig, Discriminator("kind")]
 
 __all__ = [
     "Autoencoder",
@@ -18,8 +22,13 @@ __all__ = [
     "ConditionEmbedding",
     "DensityConfig",
     "DensityModel",
+    "Hierarchical",
+    "HierarchicalConfig",
+    "LevelConfig",
     "Model",
     "ModelConfig",
+    "Multires",
+    "MultiresConfig",
     "PriorConfig",
     "PriorModel",
     "SemiSupervised",
