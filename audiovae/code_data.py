@@ -27,7 +27,7 @@ from audiovae.files import atomic_folder
 from audiovae.image.pictures import PartName
 from audiovae.image.sets import PictureConfig
 from audiovae.models import Model
-from audiovae.priors.base import ABSENT
+from audiovae.priors import ABSENT, letters
 from audiovae.seeds import generator
 from audiovae.shapes import Batch, CodeSpec, Condition, DataSpec
 
@@ -230,15 +230,6 @@ def chosen_level(config: "CodesData", model: Model) -> int:
     if config.level >= levels:
         raise ConfigError(f"data.level {config.level}: the model {config.model} has {levels} levels of codes, from 0.")
     return config.level
-
-
-def letters(text: str) -> Tensor:
-    """Code points (N,) int64, one 0 for no text.
-
-    >>> letters("hi"), letters("")
-    (tensor([104, 105]), tensor([0]))
-    """
-    return torch.tensor([ord(letter) for letter in text] or [0])
 
 
 def stacked(batches: list[Batch]) -> Batch:

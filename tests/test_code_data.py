@@ -12,7 +12,7 @@ from audiovae.audio.corpus import Corpus
 from audiovae.audio.example import example_corpus
 from audiovae.bottlenecks import RVQConfig, VQConfig
 from audiovae.checkpoint import fingerprint, load_model, save_model
-from audiovae.code_data import CodesData, letters
+from audiovae.code_data import CodesData
 from audiovae.codec import Codec
 from audiovae.config import from_dict
 from audiovae.decoders import SpectralDecoderConfig, StridedDecoderConfig
@@ -20,7 +20,7 @@ from audiovae.encoders import SpectralEncoderConfig, StridedEncoderConfig
 from audiovae.errors import ConfigError, CorpusError
 from audiovae.image.sets import DigitsData
 from audiovae.models import AutoencoderConfig, PriorConfig
-from audiovae.priors import CausalConfig
+from audiovae.priors import CausalConfig, letters
 from audiovae.shapes import DataSpec
 from audiovae.train import Experiment, TrainConfig, build, train
 

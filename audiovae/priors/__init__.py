@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Discriminator
 
 from audiovae.priors.base import ABSENT, Drawing, Prior
-from audiovae.priors.conditions import ToldConfig
+from audiovae.priors.conditions import ToldConfig, letters
 from audiovae.priors.masked import MaskedConfig, MaskedPrior
 from audiovae.priors.transformer import CausalConfig, CausalPrior
 
@@ -21,4 +21,5 @@ __all__ = [
     "Prior",
     "PriorNetworkConfig",
     "ToldConfig",
+    "letters",
 ]

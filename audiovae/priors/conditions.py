@@ -211,3 +211,12 @@ class Upper(nn.Module):
             x = x.repeat_interleave(self.ratio, axis)
         tiles = [side // self.ratio for side in x.shape[2:]]
         return x + self.place.repeat(1, *tiles)
+
+
+def letters(text: str) -> Tensor:
+    """Code points (N,) int64, one 0 for no text.
+
+    >>> letters("hi"), letters("")
+    (tensor([104, 105]), tensor([0]))
+    """
+    return torch.tensor([ord(letter) for letter in text] or [0])
