@@ -7,14 +7,15 @@ from pydantic import Discriminator
 from audiovae.models.autoencoder import Autoencoder, AutoencoderConfig, ConditionEmbedding
 from audiovae.models.density import DensityConfig, DensityModel
 from audiovae.models.hierarchical import Hierarchical, HierarchicalConfig
+from audiovae.models.ladder import Ladder, LadderConfig, ScaleConfig
 from audiovae.models.levels import LevelConfig
 from audiovae.models.multires import Multires, MultiresConfig
 from audiovae.models.prior import PriorConfig, PriorModel
 from audiovae.models.semi_supervised import SemiSupervised, SemiSupervisedConfig
 
-Model = Autoencoder | SemiSupervised | DensityModel | Multires | Hierarchical | PriorModel
+Model = Autoencoder | SemiSupervised | DensityModel | Multires | Hierarchical | Ladder | PriorModel
 ModelConfig = Annotated[AutoencoderConfig | SemiSupervisedConfig | DensityConfig | MultiresConfig | HierarchicalConfig
-                        | PriorConfig, Discriminator("kind")]
+                        | LadderConfig | PriorConfig, Discriminator("kind")]
 
 __all__ = [
     "Autoencoder",
@@ -24,6 +25,8 @@ __all__ = [
     "DensityModel",
     "Hierarchical",
     "HierarchicalConfig",
+    "Ladder",
+    "LadderConfig",
     "LevelConfig",
     "Model",
     "ModelConfig",
@@ -31,6 +34,7 @@ __all__ = [
     "MultiresConfig",
     "PriorConfig",
     "PriorModel",
+    "ScaleConfig",
     "SemiSupervised",
     "SemiSupervisedConfig",
 ]
