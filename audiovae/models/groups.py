@@ -34,7 +34,8 @@ class ScaleConfig(Config):
     stride : of the grid, in steps of the row before (the first: of the data).
     width : channels of both towers.
     groups, latent_dim : how many there are, and D of each; 0 groups only compute.
-    cells : residual cells a group in each tower (with 0 groups: in all).
+    cells : residual cells a group in each tower; of a row without groups, or whose groups share a feature of the
+        encoder, in all.
     """
 
     stride: Count = 2
@@ -53,6 +54,7 @@ class Plan:
     posterior: PosteriorConfig = DiagonalConfig()
     residual: bool = True
     condition_dim: int = 0
+    shared: bool = False
     depth: int = 1
     checkpoint: bool = False
 
@@ -142,18 +144,19 @@ class BottomUp(nn.Module):
         into += [_patches(CONV, plan.dims, a.width, b.width, b.stride)
                  for a, b in zip(scales[:-1], scales[1:], strict=True)]
         self.into = nn.ModuleList(into)
-        self.counts = [scale.groups for scale in scales]
+        stages = [1 if plan.shared else max(scale.groups, 1) for scale in scales]
+        self.readers = [scale.groups // count for scale, count in zip(scales, stages, strict=True)]  # of each feature
         self.stages = nn.ModuleList(
-            nn.ModuleList(Cells("encoder", plan, scale.width, scale.cells) for _ in range(max(scale.groups, 1)))
-            for scale in scales)
+            nn.ModuleList(Cells("encoder", plan, scale.width, scale.cells) for _ in range(count))
+            for scale, count in zip(scales, stages, strict=True))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         features = []
-        for into, stages, count in zip(self.into, self.stages, self.counts, strict=True):
+        for into, stages, readers in zip(self.into, self.stages, self.readers, strict=True):
             x = into(x)
             for stage in stages:  # type: ignore[attr-defined]
                 x = stage(x)
-                features += [x] if count else []
+                features += [x] * readers
         return features
 
 

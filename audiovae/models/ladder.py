@@ -51,8 +51,8 @@ class Ladder(nn.Module):
         super().__init__()
         scales, dims = config.scales, data.dims
         cells = sum(scale.cells * max(scale.groups, 1) for scale in scales)
-        plan = Plan(dims, config.cells, config.posterior, config.residual, config.condition_dim, depth=cells,
-                    checkpoint=config.checkpoint)
+        plan = Plan(dims, config.cells, config.posterior, config.residual, config.condition_dim, config.shared,
+                    depth=cells, checkpoint=config.checkpoint)
         self.likelihood, self.embedding, self.data = likelihood, embedding, data
         self.hop, self.readjust = hops(scales)[-1], config.readjust
         start = grid_of("model 'ladder'", fixed_size("model.start 'grid'", data), self.hop) \
@@ -213,6 +213,7 @@ class LadderConfig(Config):
 
     scales : a row a grid, the fastest first; the last must have a group.
     cells : "nvae", or "plain" for cells without normalisation.
+    shared : whether the groups of a row read one feature of the encoder (vdvae), or each its own (NVAE).
     residual : whether a posterior is told as a change of its prior (NVAE, section 3.2), or on its own.
     posterior : "diagonal", or "iaf" for one with a flow on top.
     start : "channel", a number a channel to begin with, for data of any size; "grid", one a place too.
@@ -226,6 +227,7 @@ class LadderConfig(Config):
     scales: tuple[ScaleConfig, ...] = (ScaleConfig(), ScaleConfig(width=64))
     cells: CellConfig = NVAECells()
     likelihood: LikelihoodConfig = BernoulliConfig()
+    shared: bool = False
     residual: bool = True
     posterior: PosteriorConfig = DiagonalConfig()
     start: Literal["channel", "grid"] = "channel"
