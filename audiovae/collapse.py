@@ -22,8 +22,8 @@ def collapse_alarm(numbers: Mapping[str, float], step: int) -> str | None:
     silent = [level for level, count in units.items() if count == 0]
     if units and (len(silent) == len(units) or numbers["rate"] < RATE):
         weaker = "a lower objective.rate.beta" if numbers.get("beta", 1.0) > 1 else "a weaker decoder"
-        return (f"the latent has collapsed (rate {numbers['rate']:.2g} nats, {sum(units.values()):.0f} active units): try "
-                f"objective.rate.kind free_bits, linear or constant_rate, train.encoder_steps, or {weaker}.")
+        return (f"the latent has collapsed (rate {numbers['rate']:.2g} nats, {sum(units.values()):.0f} active units): "
+                f"try objective.rate.kind free_bits, linear or constant_rate, train.encoder_steps, or {weaker}.")
     if silent:
         return (f"{len(silent)} of {len(units)} groups of latents say nothing (levels {', '.join(map(str, silent))}): "
                 "try objective.rate.kind balanced or free_bits, or fewer groups.")

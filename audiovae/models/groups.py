@@ -8,6 +8,7 @@ Gaussian bottleneck (Vahdat & Kautz 2020, section 3.2 and eq. 2).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Annotated
 
@@ -60,7 +61,7 @@ class Plan:
 
 
 class Cells(nn.ModuleList):
-    """Residual cells one after the other, the inside of each computed again in training where ``checkpoint`` says so."""
+    """Residual cells one after the other; ``checkpoint``: the inside of each is computed again in the backward pass."""
 
     def __init__(self, side: str, plan: Plan, width: int, count: int):
         super().__init__(plan.cells.build(side, plan.dims, width, plan.depth)  # type: ignore[arg-type]
@@ -141,8 +142,7 @@ class BottomUp(nn.Module):
         super().__init__()
         first = scales[0]
         into = [_ends(plan.dims, channels, first.width, first.stride)]
-        into += [_patches(CONV, plan.dims, a.width, b.width, b.stride)
-                 for a, b in zip(scales[:-1], scales[1:], strict=True)]
+        into += [_patches(CONV, plan.dims, a.width, b.width, b.stride) for a, b in pairwise(scales)]
         self.into = nn.ModuleList(into)
         stages = [1 if plan.shared else max(scale.groups, 1) for scale in scales]
         self.readers = [scale.groups // count for scale, count in zip(scales, stages, strict=True)]  # of each feature
@@ -177,8 +177,7 @@ class TopDown(nn.Module):
             for i, scale in enumerate(scales))
         self.alone = nn.ModuleList(Cells("decoder", plan, scale.width, 0 if scale.groups else scale.cells)
                                    for scale in scales)
-        self.ups = nn.ModuleList(_patches(TRANSPOSED, dims, b.width, a.width, b.stride)
-                                 for a, b in zip(scales[:-1], scales[1:], strict=True))
+        self.ups = nn.ModuleList(_patches(TRANSPOSED, dims, b.width, a.width, b.stride) for a, b in pairwise(scales))
         first = scales[0]
         norm = [BatchNorm(first.width)] if isinstance(plan.cells, NVAECells) and plan.cells.norm == "batch" else []
         self.head = nn.Sequential(*norm, nn.SiLU(), _ends(dims, first.width, channels_out, first.stride, up=True))

@@ -1,6 +1,8 @@
-"""A ladder of latents: groups on several grids, each told by those above (NVAE, Vahdat & Kautz 2020; vdvae, Child 2021).
+"""A ladder of latents: groups on several grids, each told by those above it.
 
     p(x, z) = p(x|z) Π_l p(z_l | z_>l)          q(z|x) = Π_l q(z_l | x, z_>l)
+
+Vahdat & Kautz 2020 (NVAE); Child 2021 (vdvae) for the plainer one.
 
 An encoder reads the data bottom up; the decoder goes top down, and at each group draws from the prior, or from the
 posterior where there is data. ``Output.latents`` holds a latent a group, level 0 the fastest and last drawn, each with
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from audiovae.bottlenecks import DiagonalConfig, Gaussian, GaussianConfig
 from audiovae.config import Config, Whole
-from audiovae.errors import ConfigError, ShapeError
+from audiovae.errors import ConfigError
 from audiovae.likelihoods import BernoulliConfig, Likelihood, LikelihoodConfig
 from audiovae.models.autoencoder import ConditionEmbedding
 from audiovae.models.groups import BottomUp, Group, Plan, PosteriorConfig, ScaleConfig, TopDown, fold, hops, unfold
@@ -59,16 +61,21 @@ class Ladder(nn.Module):
             if config.start == "grid" else (1,) * dims
         self.encoder = BottomUp(data.channels, scales, plan)
         self.decoder = TopDown(likelihood.params_per_channel * data.channels, scales, plan, start)
-        self.ratios = [self.hop // hop for hop, scale in zip(hops(scales), scales, strict=True)
-                       for _ in range(scale.groups)]
-        self.widths = [scale.latent_dim * (self.hop // hop) ** dims for hop, scale in zip(hops(scales), scales, strict=True)
-                       for _ in range(scale.groups)]
+        rows = [(scale, self.hop // hop) for scale, hop in zip(scales, hops(scales), strict=True)
+                for _ in range(scale.groups)]
+        self.ratios = [ratio for _, ratio in rows]
+        self.widths = [scale.latent_dim * ratio**dims for scale, ratio in rows]
         self.bottleneck: Gaussian = GaussianConfig(dim=sum(self.widths)).build(dims)
 
     @property
     def bent(self) -> bool:
         """Whether a flow has bent the posteriors, so that they are no diagonal normals."""
         return any(group.bottleneck.flow is not None for row in self.decoder.groups for group in row)  # type: ignore
+
+    @property
+    def group_count(self) -> int:
+        """How many groups of latents there are."""
+        return len(self.ratios)
 
     def grid(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """The slowest grid, for data of ``size``."""
@@ -114,18 +121,18 @@ class Ladder(nn.Module):
         return self.generate(self.bottleneck.decode(codes), condition, generator)
 
     def reconstruct(self, x: Tensor, condition: Condition | None = None, groups: int | None = None) -> Tensor:
-        """Data through the model by the means; only the top ``groups`` are told the data, the rest are the prior's mean.
+        """Data through the model by the means; below the top ``groups``, by those of the prior, which sees no data.
 
         ConfigError on more groups than there are.
         """
-        count = len(self.ratios)
-        groups = count if groups is None else groups
-        if not 0 <= groups <= count:
-            raise ConfigError(f"reconstruct wants 0 to {count} groups of this ladder, got {groups}.")
+        groups = self.group_count if groups is None else groups
+        if not 0 <= groups <= self.group_count:
+            raise ConfigError(f"reconstruct wants 0 to {self.group_count} groups of this ladder, got {groups}.")
         means, _ = self._means(x, condition, groups)
         return self._generated(means, condition, tuple(x.shape[2:]))
 
-    def generate(self, z: Tensor, condition: Condition | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def generate(self, z: Tensor, condition: Condition | None = None,
+                 generator: torch.Generator | None = None) -> Tensor:
         """Data (B, C, *data grid) from all groups on the slowest grid, z (B, D, *grid): the likelihood's mean."""
         check("Ladder", z, sum(self.widths), self.data.dims, letter="D")
         parts = [unfold(part, ratio) for part, ratio in zip(z.split(self.widths, dim=1), self.ratios, strict=True)]
@@ -161,7 +168,8 @@ class Ladder(nn.Module):
     def sample_prior(self, count: int, temperature: float = 1.0, generator: torch.Generator | None = None,
                      size: tuple[int, ...] | None = None) -> Tensor:
         """All groups (count, D, *slowest grid) from their priors, in units of these, for :meth:`generate`."""
-        z = self.bottleneck.sample_prior(count, self.grid(size or fixed_size("sample", self.data)), temperature, generator)
+        size = size or fixed_size("sample", self.data)
+        z = self.bottleneck.sample_prior(count, self.grid(size), temperature, generator)
         return z.to(next(self.parameters()).device)
 
     def _seen(self, x: Tensor) -> list[Tensor]:
@@ -174,7 +182,7 @@ class Ladder(nn.Module):
 
     def _means(self, x: Tensor, condition: Condition | None, groups: int | None = None
                ) -> tuple[list[Tensor], list[Tensor]]:
-        """Means and log-variances of u by level, each told the means above; below the top ``groups`` those of the prior."""
+        """Means and log-variances of u by level, each told the means above; 0 below the top ``groups``."""
         features, vector = self._seen(x), self._vector(condition, len(x))
         lowest = 0 if groups is None else len(features) - groups
         means: dict[int, Tensor] = {}
@@ -238,8 +246,8 @@ class LadderConfig(Config):
 
     def build(self, data: DataSpec) -> Ladder:
         if not self.scales or not self.scales[-1].groups:
-            raise ConfigError("model 'ladder' wants a group of latents in the last row of model.scales, the slowest: set "
-                              "its groups to 1 or more.")
+            raise ConfigError("model 'ladder' wants a group of latents in the last row of model.scales, the slowest: "
+                              "set its groups to 1 or more.")
         if self.condition_dim and not (data.labels or data.embedding):
             raise ConfigError("model.condition_dim is set, but the data has no labels: set it to 0.")
         embedding = None
