@@ -141,6 +141,10 @@ def _put(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
         index, key = name.split("/", 1)
         saved.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, values in optimizer.state.items():  # a fused step reads both in the order they lie in memory
+        for key, value in values.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[key] = torch.empty_like(parameter).copy_(value)
 
 
 class Log:

@@ -50,14 +50,14 @@ class BatchNorm(nn.Module):
         self.register_buffer("variance", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        running: tuple[Tensor | None, Tensor | None] = self.mean, self.variance
         share = self.momentum
         if self.training and _recomputing.get():
-            running = None, None
+            share = 0.0
         elif self.training and share is None:
             self.seen += 1
             share = 1 / self.seen
-        return F.batch_norm(x, *running, self.weight, self.bias, self.training, share or 0.0, self.EPSILON)
+        return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, self.training, share or 0.0,
+                            self.EPSILON)
 
     def reset(self) -> None:
         """Forget the statistics."""
