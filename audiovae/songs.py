@@ -16,6 +16,7 @@ from audiovae.errors import ConfigError, OutputError
 from audiovae.files import atomic_file
 from audiovae.generate import PriorFile, Request, Steps, to_json
 from audiovae.level_codec import AnyCodec
+from audiovae.metrics import self_similarity
 from audiovae.models import Multires
 from audiovae.report import Report, Table, draw_self_similarity, draw_spectrograms
 
@@ -161,7 +162,8 @@ def write_songs(codec: AnyCodec, priors: Sequence[PriorFile], request: Request, 
         page.figure("Spectrograms", draw_spectrograms(sound, codec.sample_rate))
         if finest.shape[-1] >= 2 * codec.sample_rate:
             page.figure("The song beside itself: bright where two moments share their harmony",
-                        draw_self_similarity(mono(finest), codec.sample_rate))
+                        draw_self_similarity(self_similarity(mono(finest), codec.sample_rate),
+                                             finest.shape[-1] / codec.sample_rate))
     page.section("What was asked")
     values = json.loads(asked)
     drawings = values.pop("drawings")

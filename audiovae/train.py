@@ -269,9 +269,9 @@ def _progress(config: TrainConfig, step: int, minutes: float) -> float:
     return max(step / config.steps if config.steps else 0.0, minutes / config.minutes if config.minutes else 0.0)
 
 
-def _too_steep(config: TrainConfig, grad_norm: torch.Tensor | None) -> bool:
+def _too_steep(config: TrainConfig, grad_norm: float) -> bool:
     """Whether a step is to be left out; a norm that is no number is above every limit."""
-    return config.skip_grad_norm is not None and grad_norm is not None and not grad_norm <= config.skip_grad_norm
+    return config.skip_grad_norm is not None and not grad_norm <= config.skip_grad_norm
 
 
 def _not_finite(loss: Loss) -> str:
