@@ -20,16 +20,16 @@ from tqdm import tqdm
 
 from audiovae.audio.corpus import Corpus, Split, Utterance
 from audiovae.checkpoint import fingerprint, load_model
-from audiovae.codec import Codec
 from audiovae.config import Config, Count, Whole
 from audiovae.errors import ConfigError, CorpusError
 from audiovae.files import atomic_folder
 from audiovae.image.pictures import PartName
 from audiovae.image.sets import PictureConfig
+from audiovae.level_codec import AnyCodec, open_codec
 from audiovae.models import Model
 from audiovae.priors import ABSENT, letters
 from audiovae.seeds import generator
-from audiovae.shapes import Batch, CodeSpec, Condition, DataSpec
+from audiovae.shapes import Batch, CodeLevel, CodeSpec, Condition, DataSpec
 
 LIMIT = 2**16  # codes are kept in 16 bits
 
@@ -42,14 +42,15 @@ class CorpusCodes:
     lengths : (utterances, levels) steps; a code of level l + 1 stands for a whole number of those of level l.
     """
 
-    def __init__(self, corpus: Corpus, codec: Codec):
+    def __init__(self, corpus: Corpus, codec: AnyCodec):
         self.corpus, self.codec = corpus, codec
         if corpus.sample_rate != codec.sample_rate:
             raise CorpusError(f"corpus {corpus.folder} has {corpus.sample_rate} Hz, the model wants "
                               f"{codec.sample_rate} Hz: prepare the corpus at that rate.")
-        if any(size > LIMIT for level in codec.code_levels for size in level.num_codes):
+        header = codec.header()
+        if any(size > LIMIT for sizes in header.num_codes for size in sizes):
             raise ConfigError(f"codes are kept in 16 bits, this model has codebooks of more than {LIMIT}.")
-        self.levels = codec.code_levels
+        self.levels = tuple(map(CodeLevel, header.hops, header.num_codes))
         samples = np.array([u.length for u in corpus.all])
         self.lengths = np.stack([-(-samples // level.hop) for level in self.levels], axis=1)
         self.starts = np.cumsum(self.lengths, axis=0) - self.lengths
@@ -62,8 +63,11 @@ class CorpusCodes:
             files = [stack.enter_context((folder / f"level-{i}.u16").open("wb")) for i in range(len(self.levels))]
             for utterance in tqdm(self.corpus.all, unit="recording", desc="encoding", disable=None):
                 wave = torch.from_numpy(self.corpus.audio(utterance))
-                for file, codes, level in zip(files, self.codec.encode_whole(wave), self.levels, strict=True):
-                    file.write(codes[:, : -(-utterance.length // level.hop)].T.astype("<u2").tobytes())
+                left = [-(-utterance.length // level.hop) for level in self.levels]  # a hierarchy's may end later
+                for block in self.codec.encode_blocks([wave]):
+                    for place, (file, codes) in enumerate(zip(files, block, strict=True)):
+                        file.write(codes[:, : left[place]].T.astype("<u2").tobytes())
+                        left[place] -= min(left[place], codes.shape[1])
 
     def maps(self) -> list[NDArray[np.uint16]]:
         """A map (L in all, Q) a level; CorpusError where one is cut short."""
@@ -99,7 +103,7 @@ class AudioCodes:
     def __init__(self, config: "CodesData", seed: int):
         self.config, self.seed = config, seed
         self.corpus = Corpus.open(config.corpus)
-        codec = Codec.from_pretrained(config.model, prior=False)
+        codec = open_codec(config.model, prior=False)
         self.all = CorpusCodes(self.corpus, codec)
         level = chosen_level(config, codec.model)
         self.above = level + 1 if level + 1 < len(self.all.levels) else None

@@ -1,6 +1,15 @@
 """Recordings in and out: the door to reading (reader.py) and writing (writer.py)."""
 
-from audiovae.audio.reader import AUDIO_SUFFIXES, AudioInfo, Channel, audio_info, read_audio, read_stereo, stream_audio
+from audiovae.audio.reader import (
+    AUDIO_SUFFIXES,
+    AudioInfo,
+    Channel,
+    audio_info,
+    read_audio,
+    read_stereo,
+    stream_audio,
+    stream_channels,
+)
 from audiovae.audio.writer import AudioWriter, write_audio
 
 __all__ = [
@@ -12,5 +21,6 @@ __all__ = [
     "read_audio",
     "read_stereo",
     "stream_audio",
+    "stream_channels",
     "write_audio",
 ]

@@ -29,7 +29,13 @@ from audiovae.metrics.recognition import Recogniser, spoken_words, word_error_ra
 from audiovae.metrics.sequences import Copy, SequenceClassifier, longest_copy
 from audiovae.metrics.usage import code_counts, perplexity, usage
 from audiovae.metrics.verification import EqualError, Verifier, centroid, equal_error
-from audiovae.metrics.waveform import log_mel_distance, si_sdr, spectral_convergence, stft_distance
+from audiovae.metrics.waveform import (
+    log_mel_distance,
+    si_sdr,
+    spectral_convergence,
+    spectral_energies,
+    stft_distance,
+)
 
 __all__ = [
     "Copy",
@@ -75,6 +81,7 @@ __all__ = [
     "self_similarity",
     "si_sdr",
     "spectral_convergence",
+    "spectral_energies",
     "spoken_words",
     "stft_distance",
     "stoi",
