@@ -124,6 +124,7 @@ class GatedLayer(nn.Module):
         self.link = nn.Conv2d(2 * width, 2 * width, 1)
         self.out = ChannelConv(width, width, channels)
         self.dropout = nn.Dropout(dropout)
+        self.recall: Recall | None = None  # what is attended to behind it, where it is told to
 
     def horizontal(self, left: Tensor, now: Tensor, told: Tensor) -> Tensor:
         """From pixels to the left (B, C', H, reach + W - 1), the features so far (B, C', H, W) and what the
@@ -188,8 +189,8 @@ class GatedPixelCNN(nn.Module):
         seen = (width if num_codes else channels) + 1
         self.layers = nn.ModuleList(  # type: ignore[assignment]
             GatedLayer(width if i else seen, width, kernel, channels, i == 0, dropout) for i in range(depth))
-        self.recalls = nn.ModuleDict(  # by the layer that each follows
-            {str(i): Recall(width, seen, heads, dropout) for i in range(depth) if attend and (i + 1) % attend == 0})
+        for i in range(attend - 1, depth, attend) if attend else ():
+            self.layers[i].recall = Recall(width, seen, heads, dropout)
         self.head = nn.Sequential(nn.ReLU(), ChannelConv(width, width, channels),
                                   nn.ReLU(), ChannelConv(width, params_per_channel * channels, channels))
         self.gates = 4 * width * depth  # tanh and sigmoid of both stacks
@@ -201,15 +202,14 @@ class GatedPixelCNN(nn.Module):
         if self.table is None:
             check("GatedPixelCNN", x, self.channels, dims=2)
         v = h = shown = self._shown(x)
-        conditions = self._conditions(x, vector, spatial)
-        for depth, (layer, (vertical, horizontal)) in enumerate(zip(self.layers, conditions, strict=True)):
+        for layer, (vertical, horizontal) in zip(self.layers, self._conditions(x, vector, spatial), strict=True):
             rows = F.pad(v, (0, 0, self.margin, 0))
             risen = layer.above(rows[:, :, :-1] if layer.first else rows) + vertical
             left = F.pad(h, (self.margin, 0))[..., :-1]
             told = layer.link(risen) + horizontal
             h = layer.horizontal(left, h, told)
-            if (recall := self._recall(depth)) is not None:
-                h = h + recall(one_later(torch.cat([h, shown], dim=1)), told)
+            if layer.recall is not None:
+                h = h + layer.recall(one_later(torch.cat([h, shown], dim=1)), told)
             v = gate(risen)
         return self.head(h)
 
@@ -227,10 +227,10 @@ class GatedPixelCNN(nn.Module):
         conditions = [[c.expand(-1, -1, height, width) for c in pair] for pair in self._conditions(x, vector, spatial)]
         # the input of every layer: of the vertical stack below a margin, of this row right of one
         above = [like.new_zeros(count, layer.above.in_channels, margin + height, width) for layer in layers]
-        caches = {depth: recall.cache(count, height * width) for depth in range(len(layers))
-                  if (recall := self._recall(depth)) is not None}
+        recalls = {depth: layer.recall for depth, layer in enumerate(layers) if layer.recall is not None}
+        caches = {depth: recall.cache(count, height * width) for depth, recall in recalls.items()}
         last = {depth: like.new_zeros(count, layers[depth].out.conv.out_channels + layers[0].above.in_channels, 1, 1)
-                for depth in caches}  # of the pixel before, what attention goes by
+                for depth in recalls}  # of the pixel before, what attention goes by
         for i in range(height):
             told, row = [], [like.new_zeros(count, layer.left.in_channels, 1, margin + width) for layer in layers]
             for depth, layer in enumerate(layers):
@@ -241,8 +241,8 @@ class GatedPixelCNN(nn.Module):
                     above[depth + 1][:, :, margin + i] = gate(risen)[:, :, 0]
             for j in range(width):
                 here = slice(margin + j, margin + j + 1)
-                recalled = {depth: self._recall(depth)(last[depth], told[depth][..., j : j + 1], cache)
-                            for depth, cache in caches.items()}
+                recalled = {depth: recall(last[depth], told[depth][..., j : j + 1], caches[depth])
+                            for depth, recall in recalls.items()}
                 features = {}
                 for channel in range(self.channels):
                     h = row[0][..., here]
@@ -254,7 +254,7 @@ class GatedPixelCNN(nn.Module):
                     x[:, channel, i, j] = draw(self.head(h)[:, channel :: self.channels]).flatten()
                     row[0][:, :-1, :, here] = self._values(x[..., i : i + 1, j : j + 1])  # those to come are masked
                 row[0][:, -1, :, here] = 1
-                last = {depth: torch.cat([features[depth], row[0][..., here]], dim=1) for depth in caches}
+                last = {depth: torch.cat([features[depth], row[0][..., here]], dim=1) for depth in recalls}
             above[0][:, :, margin + i] = row[0][:, :, 0, margin:]
         return x
 
@@ -269,10 +269,6 @@ class GatedPixelCNN(nn.Module):
     def _values(self, x: Tensor) -> Tensor:
         """Values from -1 to 1, or the vectors of codes."""
         return 2 * x - 1 if self.table is None else self.table(x)
-
-    def _recall(self, depth: int) -> Recall | None:
-        """The attention behind a layer, or None."""
-        return self.recalls[str(depth)] if str(depth) in self.recalls else None  # type: ignore[return-value]
 
     def _conditions(self, x: Tensor, vector: Tensor | None, spatial: Tensor | None) -> list[tuple[Tensor, ...]]:
         """What is added in each layer's vertical and horizontal gate, (B or 1, 2 width, H or 1, W or 1) each."""
