@@ -6,6 +6,7 @@ latent step. ``z_e`` is a latent before and ``z_q`` after quantization. ``grid``
 shape in time or space: (L,) or (H, W). A rate is in nats per example unless the name says otherwise.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
@@ -20,6 +21,13 @@ class Posterior(NamedTuple):
 
     mean: Tensor
     log_variance: Tensor
+
+
+class CodeLevel(NamedTuple):
+    """One level of a model's codes (B, Q, *grid / hop): data steps to a code on every grid axis, K of each of the Q."""
+
+    hop: int
+    num_codes: tuple[int, ...]
 
 
 @dataclass
@@ -174,6 +182,19 @@ def grid_of(owner: str, size: tuple[int, ...], hop: int) -> tuple[int, ...]:
         raise ConfigError(f"{owner} wants sides that are multiples of its hop {hop}, got {size}: change the strides, "
                           "or the size of the data.")
     return tuple(side // hop for side in size)
+
+
+def only_level(owner: str, codes: Sequence[Tensor | None]) -> Tensor:
+    """The codes of a model of one level; ShapeError unless there is that one and no other.
+
+    >>> only_level("Autoencoder", [torch.zeros(1, 1, 5, dtype=torch.int64)]).shape
+    torch.Size([1, 1, 5])
+    """
+    if len(codes) != 1 or codes[0] is None:
+        there = [level for level, its in enumerate(codes) if its is not None]
+        raise ShapeError(f"{owner} wants the codes of its one level, got {len(codes)} levels with codes in {there}: "
+                         "pass what encode_levels gave.")
+    return codes[0]
 
 
 def rows(x: Tensor) -> Tensor:

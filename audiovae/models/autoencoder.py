@@ -4,6 +4,7 @@ With an identity bottleneck it is an autoencoder, with a Gaussian one a VAE (Kin
 codes a VQ-VAE (van den Oord 2017); told a label, its decoder makes it conditional (CVAE, Sohn 2015).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import lcm
@@ -25,7 +26,7 @@ from audiovae.errors import ConfigError, ShapeError
 from audiovae.likelihoods import GaussianConfig, Likelihood, LikelihoodConfig
 from audiovae.nn.field import Field, Part
 from audiovae.reference import ReferenceConfig, ReferenceEncoder
-from audiovae.shapes import Condition, DataSpec, Output, fixed_size, grid_of
+from audiovae.shapes import CodeLevel, Condition, DataSpec, Output, fixed_size, grid_of, only_level
 from audiovae.source_filter import SourceFilterDecoder
 
 
@@ -152,6 +153,21 @@ class Autoencoder(nn.Module):
         zero in every layer, so that each gives what it would give alone.
         """
         return self.generate(self.bottleneck.decode(codes), condition, generator, lengths)
+
+    @property
+    def code_levels(self) -> tuple[CodeLevel, ...]:
+        """The levels of its codes, level 0 the fastest: one of a discrete bottleneck, none of a continuous one."""
+        return (CodeLevel(self.hop, self.bottleneck.num_codes),) if self.bottleneck.is_discrete else ()
+
+    def encode_levels(self, x: Tensor, condition: Condition | None = None) -> tuple[Tensor, ...]:
+        """Data (B, C, *grid) to codes (B, Q, *grid / hop) int64 of every level; ConfigError of a continuous model."""
+        if not self.bottleneck.is_discrete:
+            raise ConfigError(f"{type(self.bottleneck).__name__} has no codes: take a bottleneck that has, such as 'vq'.")
+        return (self.encode(x, condition),)
+
+    def decode_levels(self, codes: Sequence[Tensor | None], condition: Condition | None = None) -> Tensor:
+        """What :meth:`encode_levels` gave back to data; ShapeError unless it has one entry, which is there."""
+        return self.decode(only_level("Autoencoder", codes), condition)
 
     def encoder_parts(self, stages: int | None = None) -> list[Part]:
         """:meth:`encode` as functions one after the other, each with its field: what a stream runs through."""

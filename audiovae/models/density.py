@@ -21,7 +21,7 @@ from audiovae.likelihoods.flow import Coupling, Flow
 from audiovae.likelihoods.noise import NoiseConfig, UniformNoiseConfig
 from audiovae.models.autoencoder import ConditionEmbedding
 from audiovae.nn.pixelcnn import GatedPixelCNN
-from audiovae.shapes import Condition, DataSpec, Output, fixed_size
+from audiovae.shapes import CodeLevel, Condition, DataSpec, Output, fixed_size
 
 
 class DensityModel(nn.Module):
@@ -41,6 +41,7 @@ class DensityModel(nn.Module):
     """
 
     hop = 1
+    code_levels: tuple[CodeLevel, ...] = ()
     likelihood: Likelihood
     network: GatedPixelCNN | None
     embedding: ConditionEmbedding | None

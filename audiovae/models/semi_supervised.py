@@ -25,7 +25,7 @@ from audiovae.encoders import Encoder, EncoderConfig, MLPEncoderConfig, vector_e
 from audiovae.errors import ConfigError
 from audiovae.likelihoods import Likelihood
 from audiovae.models.autoencoder import Autoencoder, AutoencoderConfig
-from audiovae.shapes import Condition, DataSpec, Latent, Output
+from audiovae.shapes import CodeLevel, Condition, DataSpec, Latent, Output
 
 
 class SemiSupervised(nn.Module):
@@ -43,6 +43,7 @@ class SemiSupervised(nn.Module):
     (torch.Size([6, 1, 8, 8]), [1.0, 0.0])
     """
 
+    code_levels: tuple[CodeLevel, ...] = ()
     autoencoder: Autoencoder
     classifier: Encoder
 
