@@ -111,13 +111,21 @@ def _with_kinds(cls: Any, values: Any) -> Any:
         members, part = _members(hints[field.name]), full.get(field.name)
         if typing.get_origin(hints[field.name]) is tuple and isinstance(part, str | int | float):
             full[field.name] = [part]  # the command line gives one value where a list of one is meant
+        if isinstance(part, list) and members:  # rows of a table, of the default's kind where they name none
+            row = type(field.default[0]) if isinstance(field.default, tuple) and field.default else None
+            full[field.name] = [_of_kind(members, row, item) if isinstance(item, dict) else item for item in part]
         if not members or not isinstance(part, dict):
             continue
-        if len(members) > 1 and "kind" not in part and dataclasses.is_dataclass(field.default):
-            part = {"kind": _kind(type(field.default)), **part}
-        chosen = [m for m in members if len(members) == 1 or _kind(m) == part.get("kind")]
-        full[field.name] = _with_kinds(chosen[0], part) if chosen else part
+        full[field.name] = _of_kind(members, type(field.default), part)
     return full
+
+
+def _of_kind(members: list[type], default: type | None, part: dict[str, Any]) -> Any:
+    """A part of a union with its ``kind``, the default's where it names none, and those of its own parts."""
+    if len(members) > 1 and "kind" not in part and dataclasses.is_dataclass(default):
+        part = {"kind": _kind(default), **part}  # type: ignore[arg-type]
+    chosen = [m for m in members if len(members) == 1 or _kind(m) == part.get("kind")]
+    return _with_kinds(chosen[0], part) if chosen else part
 
 
 def _explain(cls: Any, error: ValidationError) -> str:

@@ -174,11 +174,12 @@ class StridedDecoderConfig(Config):
     width: Count = 64
     depth: Count = 3
     growth: Count = 3
+    hidden: Count | None = None
     lookahead: Whole | None = None
 
     def build(self, data: DataSpec, channels_in: int, channels_out: int, condition_dim: int) -> StridedDecoder:
         return StridedDecoder(data.dims, channels_in, channels_out, self.strides, self.width, self.depth,
-                              self.growth, condition_dim=condition_dim, causal=is_causal(self.lookahead))
+                              self.growth, self.hidden, condition_dim, causal=is_causal(self.lookahead))
 
 
 @dataclass(frozen=True)

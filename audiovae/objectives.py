@@ -153,6 +153,25 @@ class Objective(nn.Module):
         return importance_bound(log_prob - torch.stack(ratios).sum(0).view_as(log_prob)).mean()
 
 
+def joined(losses: Mapping[int, Loss]) -> Loss:
+    """The losses of models trained beside each other, by level, as one: sums, and all else by its level's number.
+
+    No parameter is in two of them, so the gradient of the sum is each model's own.
+    """
+    every = list(losses.values())
+    named = {level: loss.stats | {"total": loss.total.detach(), "distortion": loss.distortion}
+             for level, loss in losses.items()}
+    beta = every[0].stats["beta"]
+    total, distortion, rate = (torch.stack([getattr(loss, name) for loss in every]).sum()
+                               for name in ("total", "distortion", "rate"))
+    return Loss(total, distortion, rate, terms=_by_level({level: loss.terms for level, loss in losses.items()}),
+                stats=_by_level(named) | {"beta": beta})
+
+
+def _by_level(named: Mapping[int, dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{name}_{level}": value for level, its in named.items() for name, value in its.items() if name != "beta"}
+
+
 def importance_bound(log_weights: Tensor) -> Tensor:
     """log 1/K Σ_k w_k from log w_k (B, K): (B,) nats, below log p(x) in expectation for any K (Burda 2016).
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from audiovae.discriminators import Adversary
+from audiovae.models import Model, Multires
 from audiovae.objectives import Loss
 
 
@@ -20,6 +21,13 @@ def parameter_groups(model: nn.Module, lr: float, encoder_lr: float | None) -> l
     groups = [([p for p in model.parameters() if id(p) in encoder], encoder_lr or lr),
               ([p for p in model.parameters() if id(p) not in encoder], lr)]
     return [{"params": params, "lr": rate, "base_lr": rate} for params, rate in groups if params]
+
+
+def apart(model: Model, trainee: nn.Module) -> list[list[nn.Parameter]]:
+    """The parameters whose gradients are clipped together: all, or those of each level that is a model of its own."""
+    if isinstance(model, Multires):
+        return [list(level.parameters()) for level in model.each]
+    return [list(trainee.parameters())]
 
 
 def hold_all_but_encoder(optimizer: torch.optim.Optimizer) -> None:

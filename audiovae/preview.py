@@ -8,7 +8,7 @@ from matplotlib.image import imsave
 from torch import Tensor
 
 from audiovae.audio.io import write_audio
-from audiovae.models import DensityModel, Model
+from audiovae.models import DensityModel, Model, Multires
 from audiovae.shapes import Batch
 
 COUNT = 4
@@ -23,15 +23,17 @@ def write_samples(folder: Path, model: Model, batch: Batch) -> None:
     x = batch.x[:COUNT]
     condition = batch.condition.first(COUNT)
     if isinstance(model, DensityModel):
-        estimate, name = model.sample(len(x), condition, size=tuple(x.shape[2:])), "sample"
+        estimates = {"sample": model.sample(len(x), condition, size=tuple(x.shape[2:]))}
+    elif isinstance(model, Multires):
+        estimates = {f"level-{level}": model.reconstruct(x, condition, level) for level in model.shown}
     else:
-        estimate, name = model.reconstruct(x, condition), "reconstruction"
+        estimates = {"reconstruction": model.reconstruct(x, condition)}
     if model.data.sample_rate is not None:
-        for i, (source, result) in enumerate(zip(x.cpu(), estimate.cpu(), strict=True)):
-            write_audio(folder / f"{i}-source.wav", source, model.data.sample_rate)
-            write_audio(folder / f"{i}-{name}.wav", result, model.data.sample_rate)
+        for name, waves in {"source": x, **estimates}.items():
+            for i, wave in enumerate(waves.cpu()):
+                write_audio(folder / f"{i}-{name}.wav", wave, model.data.sample_rate)
     else:
-        imsave(folder / f"source-above-{name}.png", picture(x, estimate))
+        imsave(folder / f"source-above-{'-'.join(estimates)}.png", picture(x, *estimates.values()))
 
 
 def picture(*rows: Tensor) -> np.ndarray:

@@ -63,11 +63,14 @@ class Output:
 
     params : (B K, P * C, *data grid); P parameters for each of the C data channels.
     weights : (B, K) the chance of each of the K, where they are weighed: labels that are summed over.
+    apart : by level, the outputs of models that are trained beside each other, each by its own; ``params`` are then
+        those of the first.
     """
 
     latents: tuple[Latent, ...]
     params: Tensor
     weights: Tensor | None = None
+    apart: dict[int, "Output"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from audiovae.collapse import collapse_alarm
@@ -23,13 +23,14 @@ from audiovae.config import Config, Count, Decay, Positive, Weight, Whole
 from audiovae.data import AudioData, DataConfig, Source
 from audiovae.discriminators import AdversaryConfig, last_layer
 from audiovae.errors import ConfigError, ShapeError, TrainingError
-from audiovae.models import Autoencoder, AutoencoderConfig, Model, ModelConfig
-from audiovae.objectives import Loss, Objective, ObjectiveConfig
-from audiovae.optim import Average, Rival, hold_all_but_encoder, learning_rate, parameter_groups
+from audiovae.likelihoods import Likelihood
+from audiovae.models import Autoencoder, AutoencoderConfig, Model, ModelConfig, Multires
+from audiovae.objectives import Loss, Objective, ObjectiveConfig, joined
+from audiovae.optim import Average, Rival, apart, hold_all_but_encoder, learning_rate, parameter_groups
 from audiovae.preview import write_samples
 from audiovae.run import Clock, Interrupt, Log, Run, State
 from audiovae.seeds import reseed
-from audiovae.shapes import Batch
+from audiovae.shapes import Batch, Output
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class TrainConfig(Config):
     lr, encoder_lr : peak learning rates of the whole model and of its encoder (None: the same).
     warmup : share of the budget over which the rate rises from 0.
     ema : decay of the averaged weights, which are what a checkpoint offers for use; 0 for none.
+    level : of a multi-resolution model the one to train, "each" for one after the other; left out, all in every step.
     encoder_steps : steps of the encoder alone before each step of all, against a posterior that lags behind
         (He 2019, section 4); the others' weights and optimizer stand still meanwhile.
     accumulate : micro-batches a step.
@@ -55,6 +57,7 @@ class TrainConfig(Config):
     schedule: Literal["cosine", "constant"] = "cosine"
     clip: Positive = 1.0
     ema: Decay = 0.99
+    level: Whole | Literal["each"] | None = None
     encoder_steps: Whole = 0
     accumulate: Count = 1
     precision: Literal["no", "bf16"] = "no"
@@ -88,8 +91,11 @@ class Trainee(nn.Module):
     def forward(self, batch: Batch, progress: float) -> Loss:
         output = self.model(batch.x, batch.condition, self.objective.samples)
         with torch.autocast(batch.x.device.type, enabled=False):  # losses are sums of many: single precision
-            output.params = output.params.float()
-            loss = self.objective(output, batch.x, self.model.likelihood, progress)
+            if isinstance(self.model, Multires):
+                loss = joined({level: self._loss(its, batch.x, self.model.each[level].likelihood, progress)
+                               for level, its in output.apart.items()})
+            else:
+                loss = self._loss(output, batch.x, self.model.likelihood, progress)
             penalty = self.objective.weight_penalty(self.model)
             if penalty is not None:
                 loss.total, loss.terms["weights"] = loss.total + penalty, penalty.detach()
@@ -97,6 +103,10 @@ class Trainee(nn.Module):
                 loss.estimate = self.model.likelihood.mean(output.params)
                 loss.elbo = loss.iwae = loss.bits_per_dimension = None
             return loss
+
+    def _loss(self, output: Output, x: Tensor, likelihood: Likelihood, progress: float) -> Loss:
+        output.params = output.params.float()
+        return self.objective(output, x, likelihood, progress)
 
 
 def build(experiment: Experiment) -> tuple[Source, Model]:
@@ -147,8 +157,11 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
     accelerator = Accelerator(
         mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)])
-    if config.encoder_steps and experiment.model.kind == "density":
+    if config.encoder_steps and experiment.model.kind in ("density", "multires"):
         raise ConfigError("train: encoder_steps wants a model with an encoder: leave it at 0.")
+    if config.level is not None and experiment.model.kind != "multires":
+        raise ConfigError(f"train: level wants a model of kind 'multires', this is '{experiment.model.kind}': leave it "
+                          "out.")
     main, rank = accelerator.is_main_process, accelerator.process_index
     source, model = build(experiment)
     run = Run(folder, experiment, resume, main)
@@ -160,7 +173,7 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
     rival = build_rival(experiment, model, accelerator.device)
     state = run.restore(model, objective, optimizer, average, rival) if resume else State()
     trainee, optimizer = accelerator.prepare(Trainee(model, objective, judged=rival is not None), optimizer)
-    players, groups, weights = [trainee.train()], optimizer.param_groups, list(trainee.parameters())
+    players, groups, weights = [trainee.train()], optimizer.param_groups, apart(model, trainee)
     if rival is not None:
         adversary, against = accelerator.prepare(rival.adversary, rival.optimizer)
         players, groups = [trainee, adversary], [*groups, *against.param_groups]
@@ -173,6 +186,8 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
             progress = _progress(config, step, clock.minutes())
             if progress >= 1 or clock.agree(interrupt.caught):
                 break
+            if isinstance(model, Multires):
+                progress = model.take_turn(config.level, progress)
             reseed(accelerator.device, config.seed, step, rank)
             for group in groups:
                 group["lr"] = group["base_lr"] * learning_rate(config.schedule, config.warmup, progress)
@@ -194,7 +209,7 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
                     accelerator.backward(loss.total)
                     if step % (config.encoder_steps + 1) < config.encoder_steps:
                         hold_all_but_encoder(optimizer)
-                    grad_norm = accelerator.clip_grad_norm_(weights, config.clip)
+                    norms = [accelerator.clip_grad_norm_(its, config.clip) for its in weights]
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
                     if playing is not None:
@@ -211,7 +226,7 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
             if state.step % config.log_every == 0:
                 bar.set_postfix_str(f"{state.minutes:.1f} min, loss {loss.total.item():.3f}")
                 log(state, "train", loss.numbers() | {
-                    "grad_norm": float(grad_norm or 0), "lr": optimizer.param_groups[0]["lr"],
+                    "grad_norm": math.hypot(*(float(norm or 0) for norm in norms)), "lr": optimizer.param_groups[0]["lr"],
                     "data_wait": clock.wait_share()})
             if clock.due("validate", config.validate_minutes) and main:
                 validate(accelerator.unwrap_model(trainee), source, average, log, state, folder)

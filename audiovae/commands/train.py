@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -31,6 +31,8 @@ class Arguments:
     """Folder of the run (default: runs/NAME of the TOML file)."""
     resume: Path | None = None
     """Folder of a run to go on with; its own settings are used, then any given here."""
+    level: int | Literal["each"] | None = None
+    """Of a multi-resolution model the level to train, or each after the other (default: all in every step)."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ def main(argv: list[str]) -> int:
         tyro.cli(tyro.conf.AvoidSubcommands[Help], prog="audiovae train", args=["--help"])
     known, settings = split_settings(argv)
     arguments = parse("train", Arguments, known)
+    if arguments.level is not None:
+        settings["train.level"] = str(arguments.level)
     if arguments.resume is not None:
         folder = arguments.resume
         values = merge(resumed_experiment(folder), settings)

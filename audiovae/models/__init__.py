@@ -6,10 +6,14 @@ from pydantic import Discriminator
 
 from audiovae.models.autoencoder import Autoencoder, AutoencoderConfig, ConditionEmbedding
 from audiovae.models.density import DensityConfig, DensityModel
+from audiovae.models.hierarchical import Hierarchical, HierarchicalConfig
+from audiovae.models.levels import LevelConfig
+from audiovae.models.multires import Multires, MultiresConfig
 from audiovae.models.semi_supervised import SemiSupervised, SemiSupervisedConfig
 
-Model = Autoencoder | SemiSupervised | DensityModel
-ModelConfig = Annotated[AutoencoderConfig | SemiSupervisedConfig | DensityConfig, Discriminator("kind")]
+Model = Autoencoder | SemiSupervised | DensityModel | Multires | Hierarchical
+ModelConfig = Annotated[AutoencoderConfig | SemiSupervisedConfig | DensityConfig | MultiresConfig | HierarchicalConfig,
+                        Discriminator("kind")]
 
 __all__ = [
     "Autoencoder",
@@ -17,8 +21,13 @@ __all__ = [
     "ConditionEmbedding",
     "DensityConfig",
     "DensityModel",
+    "Hierarchical",
+    "HierarchicalConfig",
+    "LevelConfig",
     "Model",
     "ModelConfig",
+    "Multires",
+    "MultiresConfig",
     "SemiSupervised",
     "SemiSupervisedConfig",
 ]

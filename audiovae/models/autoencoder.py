@@ -162,7 +162,7 @@ class Autoencoder(nn.Module):
     def encode_levels(self, x: Tensor, condition: Condition | None = None) -> tuple[Tensor, ...]:
         """Data (B, C, *grid) to codes (B, Q, *grid / hop) int64 of every level; ConfigError of a continuous model."""
         if not self.bottleneck.is_discrete:
-            raise ConfigError(f"{type(self.bottleneck).__name__} has no codes: take a bottleneck that has, such as 'vq'.")
+            raise ConfigError(f"{type(self.bottleneck).__name__} has no codes: take a bottleneck that has, as 'vq'.")
         return (self.encode(x, condition),)
 
     def decode_levels(self, codes: Sequence[Tensor | None], condition: Condition | None = None) -> Tensor:

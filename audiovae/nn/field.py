@@ -42,6 +42,12 @@ class Field:
         s = self.stride
         return Field(s * after.stride, after.left * s + self.left, after.right * s + self.right)
 
+    def wider(self, other: "Field") -> "Field":
+        """The field of what depends on the inputs of both, which have one stride; ValueError where they have not."""
+        if self.stride != other.stride:
+            raise ValueError(f"fields of one stride can be joined, got {self.stride} and {other.stride}")
+        return Field(self.stride, max(self.left, other.left), max(self.right, other.right))
+
     @property
     def halo(self) -> tuple[int, int]:
         """Whole inputs needed to the left and to the right of the first input of an output."""
