@@ -53,6 +53,20 @@ def windows(start: int, end: int, last: int, halo: tuple[int, int], block: int) 
         yield first, stop, max(0, first - halo[0]), min(stop + halo[1], last)
 
 
+def padded(pieces: Iterable[Tensor], channels: int, hop: int) -> Iterator[Tensor]:
+    """The pieces (..., n), then the zeros (channels, m) that complete the last latent step of ``hop`` entries.
+
+    >>> [piece.shape[-1] for piece in padded([torch.ones(5), torch.ones(4)], channels=1, hop=4)]
+    [5, 4, 3]
+    """
+    total = 0
+    for piece in pieces:
+        total += piece.shape[-1]
+        yield piece
+    if total % hop:
+        yield torch.zeros(channels, hop - total % hop)
+
+
 def blockwise(pieces: Iterable[Tensor], process: Callable[[Tensor], Tensor], halo: tuple[int, int],
               block: int, unit_in: int, unit_out: int, lead: int = 0) -> Iterator[Tensor]:
     """Apply ``process`` to a stream cut along its last axis, block by block.

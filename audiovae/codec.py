@@ -1,6 +1,5 @@
 """What a user of codes holds: recordings in, codes out, and back, in constant memory over any length."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -12,16 +11,16 @@ from torch import Tensor, nn
 
 from audiovae.audio.features import LogMel
 from audiovae.audio.resample import resample
-from audiovae.audio.waveform import loudest, mono
+from audiovae.audio.waveform import channelled, loudest
 from audiovae.batches import Together
-from audiovae.blocks import blockwise, decoder_halo, encoder_halo, part_halo, partwise, windows
-from audiovae.bottlenecks.rvq import ResidualQuantizer
+from audiovae.blocks import blockwise, decoder_halo, encoder_halo, padded, part_halo, partwise, windows
 from audiovae.checkpoint import DEFAULT, fingerprint, load_model
 from audiovae.codes import CodeHeader, CodePrior, Codes
 from audiovae.codes.prior import find_prior
 from audiovae.errors import AudioError, CheckpointError, ConfigError, LabelError, ShapeError, nearest
 from audiovae.models import Autoencoder, ConditionEmbedding, Model
 from audiovae.nn.field import Field, Part, compose
+from audiovae.rates import stages_within
 from audiovae.shapes import Condition
 
 # Latent steps at once: enough that the halo costs little, few enough that activations stay in cache. Steps,
@@ -50,11 +49,12 @@ class Codec:
         spec = model.data
         if not isinstance(model, Autoencoder) or spec.sample_rate is None or not model.bottleneck.is_discrete:
             part = model.bottleneck if isinstance(model, Autoencoder) else model
-            raise CheckpointError("Codec wants a model of audio with a discrete bottleneck (vq, rvq, fsq, "
-                                  f"grouped); this one is of {spec} with {type(part).__name__}.")
+            raise CheckpointError("Codec wants a model of audio with a discrete bottleneck (vq, rvq, fsq, grouped); "
+                                  f"this one is of {spec} with {type(part).__name__}. For one of several levels there "
+                                  "is LevelCodec.")
         self.model = model.eval().requires_grad_(False)
         self.sample_rate: int = spec.sample_rate
-        self.hop = model.hop
+        self.hop, self.channels = model.hop, spec.channels
         self.stages = None if kbps is None else stages_within(model, kbps)
         self.num_codes = model.bottleneck.num_codes[:self.stages]
         self.speakers = spec.labels if isinstance(model.embedding, ConditionEmbedding) else ()
@@ -90,7 +90,7 @@ class Codec:
         return cls(load_model(path), kbps, find_prior(path) if prior else None)
 
     def encode(self, waveform: Tensor | np.ndarray, sample_rate: int, speaker: str | None = None) -> Codes:
-        """A waveform (T,) or (C, T), mixed to mono and resampled as needed, to Codes.
+        """A waveform (T,) or (C, T), mixed to the model's channels and resampled as needed, to Codes.
 
         ``speaker`` is written into the codes for a decoder that is told one; when it is left out, the
         training speaker whose voice reconstructs the recording best is.
@@ -121,21 +121,22 @@ class Codec:
                                  f"got {list(lengths)}.")
             waveforms = [wave[..., :n] for wave, n in zip(waveforms, lengths, strict=True)]
         waves = [self._checked(waveform, sample_rate) for waveform in waveforms]
-        padded = [F.pad(wave, (0, -len(wave) % self.hop))[None] for wave in waves]
+        padded = [F.pad(wave.view(self.channels, -1), (0, -wave.shape[-1] % self.hop)) for wave in waves]
         levels = self._blocks(padded, self._encode, [-1] * len(waves), self._halos[0], self.hop)
         batch = []
         for wave, level in zip(waves, levels, strict=True):
             its = self.closest_speaker(wave) if speaker is None and self.speakers else speaker
-            batch.append(Codes((level.numpy(),), num_samples=len(wave), prior=self.prior, **vars(self.header(its))))
+            header = vars(self.header(its))
+            batch.append(Codes((level.numpy(),), num_samples=wave.shape[-1], prior=self.prior, **header))
         return batch
 
     def _checked(self, waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
-        wave = mono(waveform)
+        wave = channelled(waveform, self.channels)
         if not torch.isfinite(wave).all():
             raise AudioError("Codec.encode: the waveform has NaN or infinite samples.")
         wave = resample(wave, sample_rate, self.sample_rate)
-        if len(wave) < self.hop:
-            raise AudioError(f"Codec.encode: {len(wave)} samples at {self.sample_rate} Hz are shorter than one "
+        if wave.shape[-1] < self.hop:
+            raise AudioError(f"Codec.encode: {wave.shape[-1]} samples at {self.sample_rate} Hz are shorter than one "
                              f"latent step ({self.hop}).")
         return wave
 
@@ -172,38 +173,44 @@ class Codec:
     def header(self, speaker: str | None = None) -> CodeHeader:
         """All that decoding this codec's codes needs to know besides their length."""
         return CodeHeader(self.sample_rate, hops=(self.hop,), num_codes=(self.num_codes,),
-                          fingerprint=self.fingerprint, label=self.check(speaker))
+                          fingerprint=self.fingerprint, label=self.check(speaker), channels=self.channels)
 
-    def codes(self, blocks: Iterable[np.ndarray], num_samples: Callable[[], int],
+    def codes(self, blocks: Iterable[tuple[np.ndarray, ...]], num_samples: Callable[[], int],
               speaker: str | None = None) -> Codes:
-        """Blocks (Q, L) of codes as one; ``num_samples`` tells the length once the last has come."""
-        level = np.concatenate(list(blocks), axis=1)
-        return Codes((level,), num_samples=num_samples(), prior=self.prior, **vars(self.header(speaker)))
+        """Blocks of codes, (Q, L) of every level, as one; ``num_samples`` tells the length once the last has come."""
+        levels = tuple(np.concatenate(parts, axis=1) for parts in zip(*blocks, strict=True))
+        return Codes(levels, num_samples=num_samples(), prior=self.prior, **vars(self.header(speaker)))
 
-    def decode(self, codes: Codes, speaker: str | None = None, start: float = 0.0, stop: float | None = None) -> Tensor:
-        """Codes to the waveform (T,) at ``sample_rate``, exactly as long as what was encoded.
+    def decode(self, codes: Codes, speaker: str | None = None, start: float = 0.0, stop: float | None = None,
+               level: int | None = None) -> Tensor:
+        """Codes to the waveform (T,), or (C, T), at ``sample_rate``, exactly as long as what was encoded.
 
         ``start`` and ``stop``, in seconds, ask for a part: bit for bit that of the whole, for the work of the blocks
         it lies in. Raises CodeFileError if another model made the codes, LabelError on an unknown speaker, ShapeError
-        where there is no such part.
+        where there is no such part, ConfigError of a ``level`` but 0, which is all there is.
         """
+        self._only_level(level)
         first, last = codes.samples(start, stop)
         return self._decoded([codes], speaker, (first // self.hop, -(-last // self.hop)))[0][
-            first % self.hop:first % self.hop + last - first]
+            ..., first % self.hop:first % self.hop + last - first]
 
     def decode_batch(self, batch: Sequence[Codes], speaker: str | None = None) -> list[Tensor]:
         """Codes each to the waveform (T,) that :meth:`decode` gives it, faster together if they are short."""
-        return [wave[:codes.num_samples] for wave, codes in zip(self._decoded(batch, speaker), batch, strict=True)]
+        return [wave[..., :codes.num_samples] for wave, codes in zip(self._decoded(batch, speaker), batch, strict=True)]
 
     def _decoded(self, batch: Sequence[Codes], speaker: str | None,
                  part: tuple[int, int] | None = None) -> list[Tensor]:
-        """Each to the waveform (L * hop,) of its latent steps, or of those in ``part``."""
+        """Each to the waveform (L * hop,), or (C, L * hop), of its latent steps, or of those in ``part``."""
         for codes in batch:
             codes.check_fingerprint(self.fingerprint)
         labels = [self._label(speaker or codes.label) for codes in batch]
         waves = self._blocks([torch.from_numpy(codes.levels[0]) for codes in batch], self._decode, labels,
                              self._halos[1], 1, part)
-        return [wave[0] for wave in waves]
+        return [self._plain(wave) for wave in waves]
+
+    def _plain(self, wave: Tensor) -> Tensor:
+        """A waveform (C, T) as users have it: (T,) where C is 1."""
+        return wave[0] if self.channels == 1 else wave
 
     def _blocks(self, batch: Sequence[Tensor], run: Callable[[list[Tensor], list[int]], list[Tensor]],
                 labels: Sequence[int], halo: tuple[int, int], unit: int,
@@ -230,13 +237,13 @@ class Codec:
         return joined
 
     def _encode(self, pieces: list[Tensor], labels: list[int]) -> list[Tensor]:
-        """Windows (1, n * hop) of waveforms to codes (Q, n)."""
+        """Windows (C, n * hop) of waveforms to codes (Q, n)."""
         halo = self._halos[0]
         hidden = self._encoding(pieces, labels, self._block(halo) + sum(halo), BLOCK)
         return [self.model.quantize(h[None], self.stages)[0].cpu() for h in hidden]
 
     def _decode(self, pieces: list[Tensor], labels: list[int]) -> list[Tensor]:
-        """Windows (Q, n) of codes to waveforms (1, n * hop), told each its label."""
+        """Windows (Q, n) of codes to waveforms (C, n * hop), told each its label."""
         halo = self._halos[1]
         return [wave.cpu() for wave in self._decoding(pieces, labels, self._block(halo) + sum(halo), BLOCK)]
 
@@ -245,8 +252,9 @@ class Codec:
         return self.block if self.block >= sum(halo) else BLOCK
 
     def encode_stream(self, pieces: Iterable[Tensor]) -> Iterator[np.ndarray]:
-        """Pieces (n,) of a waveform at ``sample_rate``, however cut, to blocks (Q, L) of its codes."""
-        waves, halo = (piece[None, None] for piece in self._padded(pieces)), self._halos[0]
+        """Pieces (n,), or (C, n), of a waveform at ``sample_rate``, however cut, to blocks (Q, L) of its codes."""
+        waves = (piece.reshape(1, self.channels, -1) for piece in padded(pieces, self.channels, self.hop))
+        halo = self._halos[0]
         if self.block < sum(halo):
             stream = partwise(waves, self.model.encoder_parts(self.stages), self.block, self.hop)
         else:
@@ -257,7 +265,7 @@ class Codec:
 
     def decode_stream(self, blocks: Iterable[np.ndarray], num_samples: Callable[[], int],
                       speaker: str | None = None) -> Iterator[Tensor]:
-        """Blocks (Q, L) of codes, however cut, to pieces (n,) of the waveform.
+        """Blocks (Q, L) of codes, however cut, to pieces (n,), or (C, n), of the waveform.
 
         ``num_samples`` tells the exact length, asked for after the last block; the last latent step is
         cropped to it.
@@ -276,9 +284,24 @@ class Codec:
             decode = lambda c: self._decode([c[0]], [label])[0][None]  # noqa: E731
             stream = blockwise(codes(), decode, self._halos[1], self.block, unit_in=1, unit_out=self.hop)
         for block in stream:
-            piece = block[0, 0].cpu()
-            yield piece[:num_samples() - done] if ended else piece
-            done += len(piece)
+            piece = self._plain(block[0].cpu())
+            yield piece[..., :num_samples() - done] if ended else piece
+            done += piece.shape[-1]
+
+    def encode_blocks(self, pieces: Iterable[Tensor]) -> Iterator[tuple[np.ndarray, ...]]:
+        """:meth:`encode_stream`, each block a tuple of its one level: what codecs of any number of levels offer."""
+        return ((block,) for block in self.encode_stream(pieces))
+
+    def decode_blocks(self, blocks: Iterable[tuple[np.ndarray, ...]], num_samples: Callable[[], int],
+                      speaker: str | None = None, hops: tuple[int, ...] = (), level: int | None = None
+                      ) -> Iterator[Tensor]:
+        """:meth:`decode_stream` of such blocks, of levels of ``hops``; ``level`` 0 is all there is."""
+        self._only_level(level)
+        return self.decode_stream((block[0] for block in blocks), num_samples, speaker)
+
+    def _only_level(self, level: int | None) -> None:
+        if level:
+            raise ConfigError(f"no level {level}: this model has level 0 alone.")
 
     def condition(self, speaker: str | None) -> Condition:
         """What the decoder is told for a speaker's name; None is "unknown"."""
@@ -299,49 +322,21 @@ class Codec:
                          f"{nearest(speaker, self.speakers)}.")
 
     def closest_speaker(self, wave: Tensor, seconds: float = 4.0) -> str:
-        """The training speaker in whose voice the codes of a waveform (T,) sound most like it.
-
-        Analysis by synthesis on its loudest ``seconds``: the least mean distance of log-mel spectra.
-        """
+        """The training speaker in whose voice the codes of a waveform (T,) sound most like it, in its loudest part."""
         wave = loudest(wave, round(seconds * self.sample_rate) // self.hop * self.hop)
-        wave = F.pad(wave, (0, -len(wave) % self.hop))[None, None]
+        wave = F.pad(wave, (0, -wave.shape[-1] % self.hop)).reshape(1, self.channels, -1)
         z = self.model.bottleneck.decode(self.model.encode(wave))
-        mel = LogMel(self.sample_rate, n_fft=1024, hop=256, num_mels=80)
-        wanted = mel(wave)
-        distance = []
-        for index in range(len(self.speakers)):
-            params = self.model.params(z, Condition(torch.tensor([index])))
-            distance.append(float((mel(self.model.likelihood.mean(params)) - wanted).abs().mean()))
-        return self.speakers[int(np.argmin(distance))]
-
-    def _padded(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The pieces, then the zeros that complete the last latent step."""
-        total = 0
-        for piece in pieces:
-            total += len(piece)
-            yield piece
-        if total % self.hop:
-            yield torch.zeros(self.hop - total % self.hop)
+        return self.speakers[closest_voice(wave, self.sample_rate, len(self.speakers), lambda told:
+                                           self.model.likelihood.mean(self.model.params(z, told)))]
 
 
-def stages_within(model: Autoencoder, kbps: float) -> int | None:
-    """How many of a residual quantizer's codes a step fit into ``kbps``, None for all; ConfigError for none."""
-    offered = rates(model)
-    count = sum(rate <= kbps + 1e-9 for rate in offered)
-    if not count:
-        raise ConfigError(f"this model has no rate of {kbps:g} kbit/s or less: its rates are "
-                          f"{', '.join(f'{rate:g}' for rate in offered)} kbit/s.")
-    return count if count < len(offered) else None
+def closest_voice(wave: Tensor, sample_rate: int, count: int, say: Callable[[Condition], Tensor]) -> int:
+    """Which of ``count`` labels, told to ``say``, makes its sound (1, C, T) most like ``wave``: analysis by synthesis.
 
-
-def rates(model: Autoencoder) -> list[float]:
-    """The kbit/s a model of audio can be asked for, lowest first: of a residual quantizer one for each codebook.
-
-    >>> from audiovae.models import AutoencoderConfig
-    >>> from audiovae.shapes import DataSpec
-    >>> rates(AutoencoderConfig().build(DataSpec(channels=1, dims=1, sample_rate=16000)))[:2]
-    [0.45, 0.9]
+    The least mean distance of log-mel spectra.
     """
-    steps = (model.data.sample_rate or 0) / model.hop
-    sums = np.cumsum([math.log2(k) * steps / 1000 for k in model.bottleneck.num_codes]).tolist()
-    return sums if isinstance(model.bottleneck, ResidualQuantizer) else sums[-1:]
+    mel = LogMel(sample_rate, n_fft=1024, hop=256, num_mels=80)
+    wanted = mel(wave.mean(1, keepdim=True))
+    distance = [float((mel(say(Condition(torch.tensor([index]))).mean(1, keepdim=True)) - wanted).abs().mean())
+                for index in range(count)]
+    return int(np.argmin(distance))

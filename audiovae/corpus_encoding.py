@@ -16,10 +16,10 @@ import numpy as np
 from torch import Tensor
 
 from audiovae.audio.layouts import LayoutName, list_corpus, read_text
-from audiovae.codec import Codec
 from audiovae.codes import CodeHeader, CodeReader, Codes
 from audiovae.errors import AudioError, AudiovaeError, CodeFileError, CorpusError, OutputError
 from audiovae.files import reason
+from audiovae.level_codec import AnyCodec, open_codec
 from audiovae.parallel import ahead
 from audiovae.shards import Row
 from audiovae.transcode import Recording, encode_pieces, write_codes
@@ -32,6 +32,7 @@ class Settings:
     overwrite : encode what is there already once more.
     prior : write code files with the prior that lies beside the model, where there is one.
     block : latent steps at once, None for the codec's own choice; the codes are the same.
+    levels : those to encode, of a model of several; None for all.
     """
 
     model: str
@@ -41,21 +42,22 @@ class Settings:
     overwrite: bool = False
     prior: bool = True
     block: int | None = None
+    levels: tuple[int, ...] | None = None
 
-    def codec(self) -> Codec:
+    def codec(self) -> AnyCodec:
         """The model, loaded once in each process."""
-        return _codec(self.model, self.kbps, self.prior, self.block)
+        return _codec(self.model, self.kbps, self.prior, self.block, self.levels)
 
     def fit(self, header: CodeHeader) -> bool:
         """Whether codes are of this model, at this rate, for this voice if one was told."""
         wanted = self.codec().header(self.speaker)
-        same = [(h.sample_rate, h.hops, h.num_codes, h.fingerprint) for h in (header, wanted)]
+        same = [(h.sample_rate, h.channels, h.hops, h.num_codes, h.fingerprint) for h in (header, wanted)]
         return same[0] == same[1] and self.speaker in (None, header.label)
 
 
 @cache
-def _codec(model: str, kbps: float | None, prior: bool, block: int | None) -> Codec:
-    codec = Codec.from_pretrained(model, kbps, prior)
+def _codec(model: str, kbps: float | None, prior: bool, block: int | None, levels: tuple[int, ...] | None) -> AnyCodec:
+    codec = open_codec(model, kbps, prior, levels)
     codec.block = block or codec.block
     return codec
 

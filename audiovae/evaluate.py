@@ -4,7 +4,8 @@ Each recording is encoded, decoded and compared with itself at the codec's rate;
 comes with its 95 % interval. Speed is of this machine and this number of threads, so compare in one run.
 """
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,13 +15,14 @@ from torch import Tensor
 
 from audiovae import metrics
 from audiovae.audio.resample import resample
-from audiovae.audio.waveform import mono
-from audiovae.codec import Codec
+from audiovae.audio.waveform import channelled
 from audiovae.codes import Codes
 from audiovae.errors import AudioError
+from audiovae.level_codec import AnyCodec
 from audiovae.metrics import Interval, Stopwatch
 from audiovae.report import Table
 
+WHOLE = "spectral convergence of the whole set, dB"  # energies are added up, not decibels: no mean, no interval
 Measure = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -40,12 +42,17 @@ class Evaluation:
 
     rows : one dict a recording: measure -> value, None where it could not be judged.
     counts : for each quantizer how often each of its K codes was used, (K,) int64.
+    stages : for each of them its level and its number in it.
+    missed, whole : energies of spectra that were not met, and of all, added up over the recordings.
     encode, decode : time spent; seconds : audio done.
     """
 
     names: list[str] = field(default_factory=list)
     rows: list[dict[str, float | None]] = field(default_factory=list)
     counts: tuple[np.ndarray, ...] = ()
+    stages: tuple[str, ...] = ()
+    missed: float = 0.0
+    whole: float = 0.0
     seconds: float = 0.0
     encode: Stopwatch = field(default_factory=Stopwatch)
     decode: Stopwatch = field(default_factory=Stopwatch)
@@ -61,11 +68,14 @@ class Evaluation:
         for measure in self.rows[0]:
             interval = self.interval(measure)
             rows.append((measure, None if interval is None else str(interval), interval.count if interval else 0))
+        if self.missed and self.whole:
+            rows.append((WHOLE, f"{10 * math.log10(self.missed / self.whole):.2f}", len(self.rows)))
         return Table(("measure", "mean ± 95 % interval", "recordings"), rows)
 
     def codebooks(self) -> Table:
         """Use of each quantizer's codes over all the recordings."""
-        rows = [(stage, len(c), metrics.usage(c), metrics.perplexity(c)) for stage, c in enumerate(self.counts)]
+        rows = [(stage, len(c), metrics.usage(c), metrics.perplexity(c))
+                for stage, c in zip(self.stages, self.counts, strict=True)]
         return Table(("quantizer", "codes", "share used", "perplexity"), rows)
 
     def costs(self) -> Table:
@@ -94,7 +104,7 @@ def measures(sample_rate: int) -> dict[str, Measure]:
     }
 
 
-def evaluate(codec: Codec, clips: Iterable[Clip], listen: Callable[[Clip, Tensor, Tensor], None] | None = None,
+def evaluate(codec: AnyCodec, clips: Iterable[Clip], listen: Callable[[Clip, Tensor, Tensor], None] | None = None,
              say: Callable[[Codes, Tensor], Tensor] | None = None) -> Evaluation:
     """Encode, decode and measure recordings; ``listen(clip, source, result)`` may keep some for the ear.
 
@@ -102,36 +112,57 @@ def evaluate(codec: Codec, clips: Iterable[Clip], listen: Callable[[Clip, Tensor
 
     Raises AudioError if there is no recording, ExtraError without the extra ``metrics``.
     """
-    result = Evaluation()
-    judges = measures(codec.sample_rate)
+    heard = None if listen is None else lambda name, *pair: listen(*pair)
+    return evaluate_each({"": codec}, clips, heard, say)[""]
+
+
+def evaluate_each(codecs: Mapping[str, AnyCodec], clips: Iterable[Clip],
+                  listen: Callable[[str, Clip, Tensor, Tensor], None] | None = None,
+                  say: Callable[[Codes, Tensor], Tensor] | None = None) -> dict[str, Evaluation]:
+    """:func:`evaluate` of several codecs, such as the levels of one model, on each recording in turn, by name."""
+    results = {name: Evaluation() for name in codecs}
     for clip in clips:
-        source = resample(mono(clip.waveform), clip.sample_rate, codec.sample_rate)
-        speaker = clip.speaker if clip.speaker in codec.speakers else None
-        if speaker is None and codec.speakers:
-            speaker = codec.closest_speaker(source)
-        with result.encode:
-            codes = codec.encode(source, codec.sample_rate, speaker)
-        with result.decode:
-            estimate = say(codes, source) if say is not None else codec.decode(codes)
-        row: dict[str, float | None] = {"code file, kbit/s": codes.kbps,
-                                        "codes alone, kbit/s": round(codes.nominal_kbps, 6)}
-        row |= {name: _judged(judge, estimate, source) for name, judge in judges.items()}
-        counts = metrics.code_counts(codes.levels[0], codec.num_codes)
-        result.counts = tuple(a + b for a, b in zip(result.counts, counts, strict=True)) if result.rows else counts
-        result.names.append(clip.name)
-        result.rows.append(row)
-        result.seconds += codes.seconds
-        if listen is not None:
-            listen(clip, source, estimate)
-    if not result.rows:
+        for name, codec in codecs.items():
+            source, estimate = _measure(results[name], codec, clip, say)
+            if listen is not None:
+                listen(name, clip, source, estimate)
+    if not all(result.rows for result in results.values()):
         raise AudioError("evaluate: no recording to judge.")
-    return result
+    return results
+
+
+def _measure(result: Evaluation, codec: AnyCodec, clip: Clip, say: Callable[[Codes, Tensor], Tensor] | None
+             ) -> tuple[Tensor, Tensor]:
+    """Add a recording's measures; its samples at the codec's rate, and what came back."""
+    source = resample(channelled(clip.waveform, codec.channels), clip.sample_rate, codec.sample_rate)
+    speaker = clip.speaker if clip.speaker in codec.speakers else None
+    if speaker is None and codec.speakers:
+        speaker = codec.closest_speaker(source)
+    with result.encode:
+        codes = codec.encode(source, codec.sample_rate, speaker)
+    with result.decode:
+        estimate = say(codes, source) if say is not None else codec.decode(codes)
+    row: dict[str, float | None] = {"code file, kbit/s": codes.kbps,
+                                    "codes alone, kbit/s": round(codes.nominal_kbps, 6)}
+    row |= {name: _judged(judge, estimate, source) for name, judge in measures(codec.sample_rate).items()}
+    counts = tuple(count for level, sizes in zip(codes.levels, codes.num_codes, strict=True)
+                   for count in metrics.code_counts(level, sizes))
+    result.counts = tuple(a + b for a, b in zip(result.counts, counts, strict=True)) if result.rows else counts
+    result.stages = tuple(str(stage) if len(codes.levels) == 1 else f"{stage} of level {level}"
+                          for level, sizes in enumerate(codes.num_codes) for stage in range(len(sizes)))
+    missed, whole = metrics.spectral_energies(estimate, source)
+    result.missed, result.whole = result.missed + float(missed.sum()), result.whole + float(whole.sum())
+    result.names.append(clip.name)
+    result.rows.append(row)
+    result.seconds += codes.seconds
+    return source, estimate
 
 
 def _judged(judge: Measure, estimate: Tensor, source: Tensor) -> float | None:
-    """The measure, or None where it cannot judge this recording (too short, or without speech)."""
+    """The measure, its mean over channels, or None where it cannot judge this recording (too short, no speech)."""
+    channels = zip(estimate.view(-1, estimate.shape[-1]), source.view(-1, source.shape[-1]), strict=True)
     try:
-        return float(judge(estimate, source))
+        return float(np.mean([float(judge(*pair)) for pair in channels]))
     except AudioError:
         return None
 

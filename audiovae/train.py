@@ -226,8 +226,8 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
             if state.step % config.log_every == 0:
                 bar.set_postfix_str(f"{state.minutes:.1f} min, loss {loss.total.item():.3f}")
                 log(state, "train", loss.numbers() | {
-                    "grad_norm": math.hypot(*(float(norm or 0) for norm in norms)), "lr": optimizer.param_groups[0]["lr"],
-                    "data_wait": clock.wait_share()})
+                    "grad_norm": math.hypot(*(float(norm or 0) for norm in norms)),
+                    "lr": optimizer.param_groups[0]["lr"], "data_wait": clock.wait_share()})
             if clock.due("validate", config.validate_minutes) and main:
                 validate(accelerator.unwrap_model(trainee), source, average, log, state, folder)
                 validated = state.step

@@ -9,32 +9,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audiovae.audio.io import AudioWriter, stream_audio
+from audiovae.audio.io import AudioWriter, stream_audio, stream_channels
 from audiovae.audio.raw import RawReader, RawWriter
-from audiovae.codec import Codec
 from audiovae.codes import CodeReader, Codes, CodeWriter
 from audiovae.errors import AudioError, OutputError
+from audiovae.level_codec import AnyCodec
 from audiovae.parallel import ahead
 
 LOOK_SECONDS = 30.0  # how far into a recording the voice that suits it best is looked for
 
 
 class Recording:
-    """A recording as pieces (n,) at a codec's rate, checked on the way: read once, constant memory.
+    """A recording as pieces (n,), or (C, n), at a codec's rate, checked on the way: read once, constant memory.
 
     After the last piece ``samples`` is its length. Raises AudioError if it cannot be read, is shorter
     than one latent step, or is silent throughout.
     """
 
-    def __init__(self, path: Path, codec: Codec, channel: int | None = None):
+    def __init__(self, path: Path, codec: AnyCodec, channel: int | None = None):
         self.path, self.codec, self.channel = path, codec, channel
         self.samples = 0
 
     def __iter__(self) -> Iterator[Tensor]:
         self.samples, peak = 0, 0.0
-        for piece in stream_audio(self.path, self.codec.sample_rate, "mix" if self.channel is None else self.channel):
-            self.samples += len(piece)
-            peak = max(peak, float(piece.abs().max())) if len(piece) else peak
+        for piece in self._pieces():
+            self.samples += piece.shape[-1]
+            peak = max(peak, float(piece.abs().max())) if piece.shape[-1] else peak
             yield piece
         if self.samples < self.codec.hop:
             raise AudioError(f"{self.path}: {self.samples} samples at {self.codec.sample_rate} Hz are shorter than "
@@ -42,28 +42,33 @@ class Recording:
         if peak == 0:
             raise AudioError(f"{self.path}: silent, every sample is 0.")
 
+    def _pieces(self) -> Iterator[Tensor]:
+        if self.codec.channels > 1 and self.channel is None:
+            return stream_channels(self.path, self.codec.channels, self.codec.sample_rate)
+        return stream_audio(self.path, self.codec.sample_rate, "mix" if self.channel is None else self.channel)
 
-def encode_stream(codec: Codec, source: RawReader | Recording, target: Path | BinaryIO,
+
+def encode_stream(codec: AnyCodec, source: RawReader | Recording, target: Path | BinaryIO,
                   speaker: str | None = None) -> None:
     """Encode a recording to a code file as it comes; to an open file a packet for each block, as soon as it is there.
 
     A code waits for the rest of its block, ``codec.block`` steps, and for the encoder's halo.
     """
-    _write(codec, codec.encode_stream(source), source, target, speaker)
+    _write(codec, codec.encode_blocks(source), source, target, speaker)
 
 
-def decode_stream(codec: Codec, source: Path | BinaryIO, writer: AudioWriter | RawWriter,
-                  speaker: str | None = None) -> str | None:
-    """Decode a code file as it comes; the speaker it was decoded for."""
+def decode_stream(codec: AnyCodec, source: Path | BinaryIO, writer: AudioWriter | RawWriter,
+                  speaker: str | None = None, level: int | None = None) -> str | None:
+    """Decode a code file as it comes, from one ``level`` if the model can; the speaker it was decoded for."""
     with CodeReader(source, codec.prior) as reader:
         reader.header.check_fingerprint(codec.fingerprint)
         speaker = speaker or reader.header.label
-        for piece in codec.decode_stream((levels[0] for levels in reader), lambda: reader.num_samples, speaker):
+        for piece in codec.decode_blocks(reader, lambda: reader.num_samples, speaker, reader.header.hops, level):
             writer.write(piece)
         return speaker
 
 
-def encode_file(codec: Codec, source: Path, target: Path, speaker: str | None = None,
+def encode_file(codec: AnyCodec, source: Path, target: Path, speaker: str | None = None,
                 channel: int | None = None) -> str:
     """Encode a recording to a code file (.codes, .npz or .npy by suffix); a sentence on what was written."""
     if target.suffix not in (".codes", ".npz", ".npy"):
@@ -74,7 +79,7 @@ def encode_file(codec: Codec, source: Path, target: Path, speaker: str | None = 
     return sentence(target, recording.samples, codec, speaker)
 
 
-def write_codes(codec: Codec, recording: Recording, pieces: Iterable[Tensor], target: Path,
+def write_codes(codec: AnyCodec, recording: Recording, pieces: Iterable[Tensor], target: Path,
                 speaker: str | None = None) -> str | None:
     """Write the codes of ``pieces``, which ``recording`` gives, to a code file; the voice that decodes it."""
     speaker, blocks = encode_pieces(codec, pieces, speaker)
@@ -85,47 +90,48 @@ def write_codes(codec: Codec, recording: Recording, pieces: Iterable[Tensor], ta
     return speaker
 
 
-def encode_pieces(codec: Codec, pieces: Iterable[Tensor], speaker: str | None = None
-                  ) -> tuple[str | None, Iterator[np.ndarray]]:
+def encode_pieces(codec: AnyCodec, pieces: Iterable[Tensor], speaker: str | None = None
+                  ) -> tuple[str | None, Iterator[tuple[np.ndarray, ...]]]:
     """The voice that decodes a recording (unless told, the one most like its first half minute), and its codes."""
     if speaker is None and codec.speakers:
-        pieces, first = iter(pieces), []
-        while sum(map(len, first)) < LOOK_SECONDS * codec.sample_rate and (piece := next(pieces, None)) is not None:
+        pieces, first, left = iter(pieces), [], LOOK_SECONDS * codec.sample_rate
+        while left > 0 and (piece := next(pieces, None)) is not None:
             first.append(piece)
-        speaker, pieces = codec.closest_speaker(torch.cat(first)), chain(first, pieces)
-    return speaker, codec.encode_stream(pieces)
+            left -= piece.shape[-1]
+        speaker, pieces = codec.closest_speaker(torch.cat(first, dim=-1)), chain(first, pieces)
+    return speaker, codec.encode_blocks(pieces)
 
 
-def decode_file(codec: Codec, source: Path, target: Path, speaker: str | None = None, start: float = 0.0,
-                stop: float | None = None) -> str:
+def decode_file(codec: AnyCodec, source: Path, target: Path, speaker: str | None = None, start: float = 0.0,
+                stop: float | None = None, level: int | None = None) -> str:
     """Decode a code file (.codes or .npz), or its part in seconds, to a recording; a sentence on what was written."""
-    with AudioWriter(target, codec.sample_rate) as writer:
-        speaker = decode_to(codec, source, writer, speaker, start, stop)
+    with AudioWriter(target, codec.sample_rate, codec.channels) as writer:
+        speaker = decode_to(codec, source, writer, speaker, start, stop, level)
     return sentence(target, writer.frames, codec, speaker)
 
 
-def decode_to(codec: Codec, source: Path, writer: AudioWriter | RawWriter, speaker: str | None = None,
-              start: float = 0.0, stop: float | None = None) -> str | None:
+def decode_to(codec: AnyCodec, source: Path, writer: AudioWriter | RawWriter, speaker: str | None = None,
+              start: float = 0.0, stop: float | None = None, level: int | None = None) -> str | None:
     """Decode a code file, or its part, into a writer; the speaker. A part or an .npz holds all codes in memory."""
     if source.suffix != ".npz" and not start and stop is None:
-        return decode_stream(codec, source, writer, speaker)
+        return decode_stream(codec, source, writer, speaker, level)
     codes = Codes.load(source, codec.prior)
-    writer.write(codec.decode(codes, speaker, start, stop))
+    writer.write(codec.decode(codes, speaker, start, stop, level))
     return speaker or codes.label
 
 
-def sentence(target: Path, samples: int, codec: Codec, speaker: str | None) -> str:
+def sentence(target: Path, samples: int, codec: AnyCodec, speaker: str | None) -> str:
     """What was written where, as a command says it at its end."""
     voice = f" in the voice of {speaker}" if speaker else ""
     return f"{target}: {samples / codec.sample_rate:.2f} s{voice}."
 
 
-def _write(codec: Codec, blocks: Iterable[np.ndarray], source: RawReader | Recording, target: Path | BinaryIO,
-           speaker: str | None) -> None:
+def _write(codec: AnyCodec, blocks: Iterable[tuple[np.ndarray, ...]], source: RawReader | Recording,
+           target: Path | BinaryIO, speaker: str | None) -> None:
     """Blocks of codes to a code file, each handed on at once where it is an open one; ``source`` tells the length."""
     with CodeWriter(target, codec.header(speaker), codec.prior) as writer:
         for block in blocks:
-            writer.write((block,))
+            writer.write(block)
             if not isinstance(target, Path):
                 writer.flush()
         writer.finish(source.samples)

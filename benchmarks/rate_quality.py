@@ -38,10 +38,11 @@ from audiovae.audio.io import AUDIO_SUFFIXES, read_audio
 from audiovae.audio.resample import resample
 from audiovae.audio.splits import read_split_table
 from audiovae.checkpoint import DEFAULT, load_model
-from audiovae.codec import Codec, rates
+from audiovae.codec import Codec
 from audiovae.errors import AudioError
 from audiovae.files import atomic_file, expand_inputs
 from audiovae.metrics import mean_interval
+from audiovae.rates import rates
 from audiovae.report import Table
 
 RATE, NARROW = 16000, 8000  # Hz

@@ -125,6 +125,34 @@ def stream_audio(
         yield from _stream(file, path, sample_rate or file.samplerate, channel, block_seconds)
 
 
+def stream_channels(
+    path: str | Path, channels: int, sample_rate: int | None = None, block_seconds: float = 10.0
+) -> Iterator[Tensor]:
+    """:func:`stream_audio` with all channels: (channels, T) float32 blocks; one channel is given to each.
+
+    Raises AudioError as it does, and on another number of channels.
+
+    >>> import tempfile
+    >>> from audiovae.audio.io import write_audio
+    >>> path = Path(tempfile.mkdtemp()) / "x.wav"
+    >>> write_audio(path, torch.zeros(2, 44_100), 44_100)
+    >>> torch.cat([*stream_channels(path, channels=2, sample_rate=16_000)], dim=1).shape
+    torch.Size([2, 16000])
+    """
+    with _opened(path) as file:
+        if file.channels not in (1, channels):
+            raise AudioError(f"{path} has {file.channels} channels: wanted 1 or {channels}; mix them down first.")
+        rate = sample_rate or file.samplerate
+        resamplers = [Resampler(file.samplerate, rate) for _ in range(file.channels if rate != file.samplerate else 0)]
+        for block in _blocks(file, path, max(1, round(block_seconds * file.samplerate))):
+            rows = np.ascontiguousarray(block.T)
+            if resamplers:
+                rows = np.stack([its.push(row) for its, row in zip(resamplers, rows, strict=True)])
+            yield torch.from_numpy(rows).expand(channels, -1)
+        if resamplers:
+            yield torch.from_numpy(np.stack([its.flush() for its in resamplers])).expand(channels, -1)
+
+
 def _stream(
     file: soundfile.SoundFile, path: str | Path, rate: int, channel: Channel, seconds: float
 ) -> Iterator[Tensor]:

@@ -36,6 +36,7 @@ class Codes:
     fingerprint : of the model that made them.
     label : speaker or class the decoder is told, or None.
     prior : what their code file is coded with, and read again; None to code by counting alone.
+    channels : C of the recording.
 
     Raises ShapeError on codes that do not fit, CodeFileError on facts that cannot be or a prior of other codes.
 
@@ -55,6 +56,7 @@ class Codes:
     fingerprint: str
     label: str | None = None
     prior: CodePrior | None = field(default=None, repr=False)
+    channels: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", self.header.check_levels(self.levels))
@@ -64,7 +66,7 @@ class Codes:
 
     @property
     def header(self) -> CodeHeader:
-        return CodeHeader(self.sample_rate, self.hops, self.num_codes, self.fingerprint, self.label)
+        return CodeHeader(self.sample_rate, self.hops, self.num_codes, self.fingerprint, self.label, self.channels)
 
     @property
     def seconds(self) -> float:
@@ -221,7 +223,7 @@ class Codes:
     def _of(cls, levels: tuple[np.ndarray, ...], num_samples: int, header: CodeHeader,
             prior: CodePrior | None = None) -> "Codes":
         return cls(levels, header.sample_rate, num_samples, header.hops, header.num_codes, header.fingerprint,
-                   header.label, prior)
+                   header.label, prior, header.channels)
 
 
 class Cut(NamedTuple):

@@ -1,7 +1,8 @@
 """The code file: a header, packets of entropy-coded codes, and an end that seals them.
 
     file    magic (8), version u16, length u32, header, crc32 of these;  packets;  end
-    header  that of codes.header, packed, and the fingerprint of the prior as a text; in version 1 JSON, no prior
+    header  that of codes.header, packed, and the fingerprint of the prior as a text; in version 1 JSON, no prior;
+            in version 3, which only files of more than one channel take, their number before it
     packet  length u32, crc32 u32, payload
     payload steps u32 of each level, model, coder's words u32, crc32 of the codes
     model   weight u8 of each quantizer, of codes that were counted; or the one byte 255: the prior
@@ -24,14 +25,14 @@ from zlib import crc32
 
 import numpy as np
 
-from audiovae.codes.header import CodeHeader, pack_text, unpack_text
+from audiovae.codes.header import CodeHeader, pack_number, pack_text, unpack_number, unpack_text
 from audiovae.codes.packets import Packets, codes_crc
 from audiovae.codes.prior import CodePrior, bundled_prior
 from audiovae.errors import CodeFileError
 from audiovae.files import atomic_file, reason
 
 MAGIC = b"\x89AVCODE\n"  # no text file starts so, and one transferred as text is no longer whole
-VERSION = 2
+MONO, VERSION = 2, 3
 END = b"END."
 DIGEST = 16
 MAX_HEADER = 2**20
@@ -77,7 +78,10 @@ class CodeWriter:
                 self._file = self.target
             self._digest = hashlib.blake2b(digest_size=DIGEST)
             packed = self.header.to_bytes() + pack_text(self.prior.fingerprint if self.prior else None)
-            front = MAGIC + struct.pack("<HI", VERSION, len(packed)) + packed
+            channels, version = self.header.channels, MONO
+            if channels > 1:
+                packed, version = pack_number(channels) + packed, VERSION
+            front = MAGIC + struct.pack("<HI", version, len(packed)) + packed
             self._put(front + struct.pack("<I", crc32(front)))
             self._stack = stack.pop_all()
         return self
@@ -227,7 +231,8 @@ class CodeReader:
         if version == 1:
             self.header, self.prior = CodeHeader.from_json(packed), None
         else:
-            self.header, rest = CodeHeader.from_bytes(packed)
+            channels, rest = unpack_number(packed) if version > MONO else (1, packed)
+            self.header, rest = CodeHeader.from_bytes(rest, channels)
             fingerprint, rest = unpack_text(rest)
             if rest:
                 raise CodeFileError("codes with an unreadable header (it is too long).")

@@ -13,6 +13,7 @@ from audiovae.errors import CodeFileError, ShapeError
 MAX_CODES = 2**16  # the coder's probabilities are multiples of 2^-24: more codes would leave too few each
 MAX_QUANTIZERS = 64
 MAX_LEVELS = 16
+MAX_CHANNELS = 64
 MAX_HOP = 2**20  # these bound what a hostile header can make a reader allocate
 
 
@@ -27,6 +28,7 @@ class CodeHeader:
     num_codes : for each level the K of each of its Q quantizers.
     fingerprint : of the model that made the codes, the only one that can decode them.
     label : name of the speaker or class the decoder is told; None where it is told none.
+    channels : C of the waveform.
 
     Raises CodeFileError where a value cannot be.
 
@@ -40,8 +42,11 @@ class CodeHeader:
     num_codes: tuple[tuple[int, ...], ...]
     fingerprint: str
     label: str | None = None
+    channels: int = 1
 
     def __post_init__(self) -> None:
+        if not _whole(self.channels, 1, MAX_CHANNELS):
+            raise CodeFileError(f"codes want 1 to {MAX_CHANNELS} channels, got {self.channels!r}.")
         if not _whole(self.sample_rate, 1, 2**31):
             raise CodeFileError(f"codes want a sample rate in Hz, got {self.sample_rate!r}.")
         if not 1 <= len(self.hops) == len(self.num_codes) <= MAX_LEVELS:
@@ -83,8 +88,11 @@ class CodeHeader:
         return b"".join(map(pack_number, numbers)) + pack_text(self.fingerprint) + pack_text(self.label)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> tuple["CodeHeader", bytes]:
-        """The inverse of :meth:`to_bytes`, and what follows it; CodeFileError where it is no such header."""
+    def from_bytes(cls, data: bytes, channels: int = 1) -> tuple["CodeHeader", bytes]:
+        """The inverse of :meth:`to_bytes`, and what follows it; CodeFileError where it is no such header.
+
+        The channels are not in these bytes: a code file says them before, where they are more than one.
+        """
         sample_rate, data = unpack_number(data)
         levels, data = unpack_number(data)
         hops, num_codes = [], []
@@ -101,7 +109,7 @@ class CodeHeader:
             num_codes.append(sizes)
         fingerprint, data = unpack_text(data)
         label, data = unpack_text(data)
-        return cls(sample_rate, tuple(hops), tuple(num_codes), fingerprint, label), data  # type: ignore[arg-type]
+        return cls(sample_rate, tuple(hops), tuple(num_codes), fingerprint, label, channels), data  # type: ignore
 
     @property
     def nominal_kbps(self) -> float:

@@ -10,9 +10,9 @@ import tyro
 from audiovae.audio.io import AudioWriter
 from audiovae.audio.raw import RawWriter
 from audiovae.checkpoint import DEFAULT
-from audiovae.codec import Codec
 from audiovae.commands.arguments import CODES, check_pipes, over_files, parse
 from audiovae.errors import ConfigError
+from audiovae.level_codec import AnyCodec, open_codec
 from audiovae.transcode import decode_file, decode_stream, decode_to, sentence
 
 
@@ -37,6 +37,8 @@ class Arguments:
     """What to write when the output is a folder."""
     speaker: str | None = None
     """Decode in this training speaker's voice (default: the one in the code file)."""
+    level: int | None = None
+    """Level to decode from, of a multi-resolution model, 0 the finest (default: the finest in the code file)."""
     start: Annotated[float, tyro.conf.arg(name="from")] = 0.0
     """Second to decode from."""
     stop: Annotated[float | None, tyro.conf.arg(name="to")] = None
@@ -50,7 +52,7 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     arguments = parse("decode", Arguments, argv)
-    codec = Codec.from_pretrained(arguments.model)
+    codec = open_codec(arguments.model)
     codec.check(arguments.speaker)
 
     if arguments.block is not None and arguments.block < 1:
@@ -62,30 +64,34 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--raw is for stdout: add -o -.")
 
     def process(source: Path, target: Path) -> str:
-        return decode_file(codec, source, target, arguments.speaker, arguments.start, arguments.stop)
+        return decode_file(codec, source, target, arguments.speaker, arguments.start, arguments.stop,
+                           arguments.level)
 
     return over_files("decode", arguments.inputs, arguments.output, f".{arguments.format}",
                       CODES, process)
 
 
-def through_pipes(codec: Codec, arguments: Arguments) -> int:
+def through_pipes(codec: AnyCodec, arguments: Arguments) -> int:
     """From stdin, to stdout, or both: sound as soon as its codes are there."""
     source, output = arguments.inputs[0], arguments.output
     if source == "-":
         codec.block = arguments.block or codec.half_a_second
         if arguments.start or arguments.stop is not None:
             raise ConfigError("--from and --to want a code file: a pipe cannot be sought in.")
-        decode = lambda writer: decode_stream(codec, sys.stdin.buffer, writer, arguments.speaker)  # noqa: E731
+        decode = lambda writer: decode_stream(codec, sys.stdin.buffer, writer, arguments.speaker,  # noqa: E731
+                                              arguments.level)
     else:
         codec.block = arguments.block or codec.block
         decode = lambda writer: decode_to(codec, Path(source), writer, arguments.speaker,  # noqa: E731
-                                          arguments.start, arguments.stop)
+                                          arguments.start, arguments.stop, arguments.level)
     if str(output) == "-":
+        if codec.channels > 1:
+            raise ConfigError(f"a pipe carries one channel, this model has {codec.channels}: name a file with -o.")
         decode(RawWriter(sys.stdout.buffer, codec.sample_rate, arguments.raw))
     elif output is None or arguments.raw:
         raise ConfigError("the sound of stdin's codes goes to a recording or, with -o -, to stdout; only there --raw.")
     else:
-        with AudioWriter(output, codec.sample_rate) as writer:
+        with AudioWriter(output, codec.sample_rate, codec.channels) as writer:
             speaker = decode(writer)
         print(sentence(output, writer.frames, codec, speaker))
     return 0

@@ -14,7 +14,6 @@ from tqdm import tqdm
 from audiovae.audio.layouts import LayoutName
 from audiovae.audio.raw import RawReader
 from audiovae.checkpoint import DEFAULT
-from audiovae.codec import Codec
 from audiovae.commands.arguments import (
     AUDIO,
     Failures,
@@ -60,6 +59,8 @@ class Arguments:
     """What to write when the output is a folder: a file for each recording, or shards of many."""
     kbps: float | None = None
     """The most kbit/s of codes, of a model that serves several rates (default: all it has)."""
+    levels: str = "all"
+    """Levels to encode, of a model of several: all, or their numbers such as 0,2 (0 is the fastest)."""
     prior: bool = True
     """Code with the prior that lies beside the model, where there is one; decoding then needs it too."""
     speaker: str | None = None
@@ -115,9 +116,9 @@ def main(argv: list[str]) -> int:
     _check(arguments)
     model = arguments.model.absolute() if arguments.model.exists() else arguments.model  # for workers elsewhere
     settings = Settings(str(model), arguments.kbps, arguments.speaker, arguments.channel, arguments.overwrite,
-                        arguments.prior, arguments.block)
+                        arguments.prior, arguments.block, _levels(arguments))
     if check_pipes("encode", arguments.inputs, arguments.output):
-        return _through_pipes(arguments)
+        return _through_pipes(arguments, settings)
     if arguments.format not in SHARDS:
         return _to_files(arguments, settings)
     return _to_shards(arguments, settings)
@@ -138,14 +139,26 @@ def _check(arguments: Arguments) -> None:
         raise ConfigError("--raw and --rate go together, for raw samples on stdin.")
 
 
-def _through_pipes(arguments: Arguments) -> int:
+def _levels(arguments: Arguments) -> tuple[int, ...] | None:
+    if arguments.levels == "all":
+        return None
+    numbers = arguments.levels.split(",")
+    if not all(number.isdecimal() for number in numbers):
+        raise ConfigError(f"--levels wants all, or numbers from 0 such as 0,2, got {arguments.levels}.")
+    return tuple(map(int, numbers))
+
+
+def _through_pipes(arguments: Arguments, settings: Settings) -> int:
     """From stdin, to stdout, or both: packets as soon as they are there; the voice is not searched for."""
     source, output = arguments.inputs[0], arguments.output
     if output is None or arguments.format != "codes" or (str(output) != "-" and output.suffix != ".codes"):
         raise ConfigError("codes of stdin are written to a .codes file or, with -o -, to stdout.")
-    codec = Codec.from_pretrained(arguments.model, arguments.kbps, arguments.prior)
+    codec = settings.codec()
     codec.check(arguments.speaker)
     codec.block = arguments.block or codec.half_a_second
+    if source == "-" and codec.channels > 1:
+        raise ConfigError(f"what comes through a pipe is mixed to one channel, this model has {codec.channels}: name a "
+                          "file.")
     if source == "-":
         recording = RawReader(sys.stdin.buffer, codec.sample_rate, arguments.raw, arguments.rate, arguments.channels)
     else:
@@ -180,7 +193,11 @@ def _to_files(arguments: Arguments, settings: Settings) -> int:
 def _to_shards(arguments: Arguments, settings: Settings) -> int:
     output = arguments.output
     assert output is not None  # see _check
-    settings.codec().check(settings.speaker)
+    codec = settings.codec()
+    codec.check(settings.speaker)
+    if len(codec.header().hops) > 1 or codec.channels > 1:
+        raise ConfigError("a shard holds the codes of one level, of one channel: choose it by --levels, or write code "
+                          "files.")
     found, failed = find(arguments.inputs, AUDIO)
     targets(found, output, "")  # refuses two recordings of one id
     jobs = _described(arguments, found)

@@ -16,14 +16,14 @@ from tqdm import tqdm
 
 from audiovae.audio.corpus import Corpus
 from audiovae.checkpoint import find_checkpoint, load_model, read_description
-from audiovae.codec import Codec
 from audiovae.codes import Codes
 from audiovae.commands.arguments import AUDIO, Failures, find, parse, report_failures, split_settings
 from audiovae.convert import Converter
 from audiovae.errors import AudiovaeError, ConfigError, CorpusError, OutputError, VoiceError
-from audiovae.evaluate import Clip, Evaluation, evaluate
+from audiovae.evaluate import Clip, Evaluation, evaluate_each
 from audiovae.files import Input, atomic_file
-from audiovae.report import Report, draw_codes, draw_spectrograms, draw_usage
+from audiovae.level_codec import AnyCodec, MultiresCodec, codec_of
+from audiovae.report import Report, Table, draw_codes, draw_spectrograms, draw_usage
 from audiovae.transcode import Recording
 from audiovae.voices import is_voice_model
 
@@ -69,6 +69,15 @@ class Arguments:
     """Processor threads (default: all cores)."""
 
 
+@dataclass
+class Heard:
+    """A recording for the page: its samples, and what came back from each codec, by name."""
+
+    clip: Clip
+    source: Tensor
+    estimates: dict[str, Tensor]
+
+
 def main(argv: list[str]) -> int:
     known, settings = split_settings(argv)
     arguments = parse("evaluate", Arguments, known)
@@ -87,12 +96,15 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"a model of audio is measured on the recordings named, not on --{next(iter(settings))}.")
     model = load_model(arguments.model)
     converter = Converter(model) if is_voice_model(model) else None
-    codec = converter.codec if converter is not None else Codec(model)
-    heard: list[tuple[Clip, Tensor, Tensor]] = []
+    codec = converter.codec if converter is not None else codec_of(model)
+    codecs = {f"level {n}": codec.at(n) for n in codec.levels} if isinstance(codec, MultiresCodec) else {"": codec}
+    heard: list[Heard] = []
 
-    def listen(*pair: object) -> None:
-        if len(heard) < arguments.listen:
-            heard.append(pair)  # type: ignore[arg-type]
+    def listen(name: str, clip: Clip, source: Tensor, estimate: Tensor) -> None:
+        if heard and heard[-1].clip is clip:
+            heard[-1].estimates[name] = estimate
+        elif len(heard) < arguments.listen:
+            heard.append(Heard(clip, source, {name: estimate}))
 
     found, failed = find(arguments.inputs, AUDIO, whole=_is_corpus)
     items = [clip for item in found for clip in (_drawn(item.path, arguments) if _is_corpus(item.path) else [item])]
@@ -104,11 +116,13 @@ def main(argv: list[str]) -> int:
     if first is None:
         return report_failures("evaluate", failed, total, arguments.output)
     say = partial(_own_voice, converter) if converter is not None else None
-    result = evaluate(codec, itertools.chain([first], clips), listen, say)
-    for table in (result.table(), result.codebooks(), result.costs()):
-        print(table.text(), end="\n\n")
+    results = evaluate_each(codecs, itertools.chain([first], clips), listen, say)
+    for name, result in results.items():
+        print(f"{name}\n" if name else "", end="")
+        for table in _tables(result).values():
+            print(table.text(), end="\n\n")
     if arguments.output is not None:
-        _write(arguments.output, arguments, codec, result, heard)
+        _write(arguments.output, arguments, codecs, results, heard)
         print(f"{len(result.rows)} recordings measured; evaluation.json and evaluation.html are in {arguments.output}.")
     return report_failures("evaluate", failed, total, arguments.output)
 
@@ -139,12 +153,12 @@ def _drawn(folder: Path, arguments: Arguments) -> Iterator[Clip]:
         yield Clip(utterance.id, torch.from_numpy(corpus.audio(utterance)), corpus.sample_rate, utterance.speaker)
 
 
-def _opened(item: Input | Clip, codec: Codec, failed: Failures, total: int) -> Clip | None:
+def _opened(item: Input | Clip, codec: AnyCodec, failed: Failures, total: int) -> Clip | None:
     """The clip itself, or the file read; a file that cannot be is kept for the list, unless it is the only one."""
     if isinstance(item, Clip):
         return item
     try:
-        return Clip(str(item.relative), torch.cat([*Recording(item.path, codec)]), codec.sample_rate)
+        return Clip(str(item.relative), torch.cat([*Recording(item.path, codec)], dim=-1), codec.sample_rate)
     except AudiovaeError as error:
         if total == 1:
             raise
@@ -166,24 +180,40 @@ def _speaks(clip: Clip, converter: Converter, failed: Failures) -> bool:
         return False
 
 
-def _write(folder: Path, arguments: Arguments, codec: Codec, result: Evaluation,
-           heard: list[tuple[Clip, Tensor, Tensor]]) -> None:
-    tables = {"measures": result.table(), "codebooks": result.codebooks(), "costs": result.costs()}
-    values = {name: json.loads(table.json()) for name, table in tables.items()}
-    values["recordings"] = [{"name": n} | row for n, row in zip(result.names, result.rows, strict=True)]
+def _tables(result: Evaluation) -> dict[str, Table]:
+    return {"measures": result.table(), "codebooks": result.codebooks(), "costs": result.costs()}
+
+
+def _write(folder: Path, arguments: Arguments, codecs: dict[str, AnyCodec], results: dict[str, Evaluation],
+           heard: list[Heard]) -> None:
+    """evaluation.json, of several levels by their names, and the page."""
+    values = {}
+    for name, result in results.items():
+        values[name] = {kind: json.loads(table.json()) for kind, table in _tables(result).items()}
+        values[name]["recordings"] = [{"name": n} | row for n, row in zip(result.names, result.rows, strict=True)]
     with atomic_file(folder / "evaluation.json") as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n")
-    report = Report("Evaluation", lead=f"{arguments.model} on {len(result.rows)} recordings, "
-                                       f"{result.seconds / 60:.1f} minutes.")
-    for table in tables.values():
-        report.table(table)
-    report.figure("Use of the codes, most frequent first", draw_usage(result.counts))
-    for clip, source, estimate in heard:
-        report.section(clip.name)
-        report.audio("source", source, codec.sample_rate)
-        report.audio("reconstruction", estimate, codec.sample_rate)
-        report.figure("Source and reconstruction",
-                      draw_spectrograms({"source": source, "reconstruction": estimate}, codec.sample_rate))
-        codes = codec.encode(source, codec.sample_rate, clip.speaker if clip.speaker in codec.speakers else None)
-        report.figure("Codes", draw_codes(codes.levels[0], codec.num_codes, codec.hop / codec.sample_rate))
+        temporary.write_text(json.dumps(values.get("", values), indent=1) + "\n")
+    first = next(iter(results.values()))
+    report = Report("Evaluation", lead=f"{arguments.model} on {len(first.rows)} recordings, "
+                                       f"{first.seconds / 60:.1f} minutes.")
+    for name, result in results.items():
+        if name:
+            report.section(name.capitalize())
+        for table in _tables(result).values():
+            report.table(table)
+        report.figure("Use of the codes, most frequent first", draw_usage(result.counts))
+    for its in heard:
+        report.section(its.clip.name)
+        one = next(iter(codecs.values()))
+        named = {"source": its.source} | {name or "reconstruction": wave for name, wave in its.estimates.items()}
+        for name, wave in named.items():
+            report.audio(name, wave, one.sample_rate)
+        report.figure("Source and reconstruction", draw_spectrograms(
+            {name: wave if wave.ndim == 1 else wave.mean(0) for name, wave in named.items()}, one.sample_rate))
+        for name, codec in codecs.items():
+            codes = codec.encode(its.source, codec.sample_rate,
+                                 its.clip.speaker if its.clip.speaker in codec.speakers else None)
+            for number, (level, sizes, hop) in enumerate(zip(codes.levels, codes.num_codes, codes.hops, strict=True)):
+                title = f"Codes of level {number}" if len(codes.levels) > 1 else f"Codes of {name}" if name else "Codes"
+                report.figure(title, draw_codes(level, sizes, hop / codec.sample_rate))
     report.write(folder / "evaluation.html")

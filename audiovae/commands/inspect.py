@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from torch.nn import ModuleList
 
 from audiovae.audio.corpus import Corpus
 from audiovae.audio.io import audio_info
 from audiovae.checkpoint import PICKLES, find_checkpoint, fingerprint, load_model
-from audiovae.codec import Codec
 from audiovae.codes import CodePrior, Codes
 from audiovae.codes.prior import find_prior
 from audiovae.commands.arguments import AUDIO, CODES, attempt, find, parse, report_failures
 from audiovae.metrics.usage import code_counts, perplexity, usage
-from audiovae.models import Autoencoder
 
 WEIGHTS = {*PICKLES, ".safetensors"}  # told to be no model on their own, and not to be no audio
 
@@ -77,6 +76,8 @@ def code_lines(path: Path, prior: CodePrior | None = None) -> Iterator[str]:
         codes.levels, codes.num_codes, strict=True)) / count
     by = f"prior {codes.prior.fingerprint}" if codes.prior else "counting"
     yield f"  coded       {codes.bits_per_code:.2f} bits a code of {nominal:.2f}, by {by}"
+    if codes.channels > 1:
+        yield f"  channels    {codes.channels}"
     if codes.label is not None:
         yield f"  speaker     {codes.label}"
     for number, (level, hop, sizes) in enumerate(zip(codes.levels, codes.hops, codes.num_codes, strict=True)):
@@ -100,16 +101,23 @@ def model_lines(path: Path) -> Iterator[str]:
     folder = find_checkpoint(path)
     model = load_model(folder)
     count = sum(p.numel() for p in model.parameters())
-    yield f"{folder}: model, {count / 1e6:.2f} million parameters, fingerprint {fingerprint(model)}"
+    yield (f"{folder}: model ({type(model).__name__}), {count / 1e6:.2f} million parameters, fingerprint "
+           f"{fingerprint(model)}")
     for name in ("classifier", "encoder", "bottleneck", "decoder", "network", "likelihood"):
-        if getattr(model, name, None) is not None:
-            yield f"  {name:<11} {type(getattr(model, name)).__name__}"
+        part = getattr(model, name, None)
+        if part is not None and not isinstance(part, ModuleList):  # one for each level: the rows below tell of them
+            yield f"  {name:<11} {type(part).__name__}"
     spec = model.data
     yield f"  data        {spec.channels} channels, {spec.dims} grid axes, hop {model.hop}"
-    if isinstance(model, Autoencoder) and spec.sample_rate and model.bottleneck.is_discrete:
-        codec = Codec(model)
-        yield (f"  codes       {' x '.join(map(str, codec.num_codes))}, {spec.sample_rate / model.hop:.1f} steps a "
-               f"second, {codec.header().nominal_kbps:.2f} kbit/s without entropy coding")
+    for number, level in enumerate(model.code_levels):
+        name = "codes" if len(model.code_levels) == 1 else f"level {number}"
+        sizes = " x ".join(map(str, level.num_codes))
+        if spec.sample_rate is None:
+            yield f"  {name:<11} {sizes}, hop {level.hop}"
+            continue
+        kbps = sum(map(math.log2, level.num_codes)) * spec.sample_rate / level.hop / 1000
+        yield (f"  {name:<11} {sizes}, {spec.sample_rate / level.hop:.1f} steps a second, {kbps:.2f} kbit/s without "
+               "entropy coding")
     if (prior := find_prior(folder)) is not None:
         yield f"  prior       {prior.fingerprint}, {prior.facts.get('measured', 'not measured')}"
     if getattr(model, "embedding", None) is not None:

@@ -27,7 +27,13 @@ from audiovae.metrics.perceptual import pesq_nb, pesq_wb, stoi
 from audiovae.metrics.recognition import Recogniser, spoken_words, word_error_rate, word_errors
 from audiovae.metrics.usage import code_counts, perplexity, usage
 from audiovae.metrics.verification import EqualError, Verifier, centroid, equal_error
-from audiovae.metrics.waveform import log_mel_distance, si_sdr, spectral_convergence, stft_distance
+from audiovae.metrics.waveform import (
+    log_mel_distance,
+    si_sdr,
+    spectral_convergence,
+    spectral_energies,
+    stft_distance,
+)
 
 __all__ = [
     "DCI",
@@ -66,6 +72,7 @@ __all__ = [
     "predicted_mos",
     "si_sdr",
     "spectral_convergence",
+    "spectral_energies",
     "spoken_words",
     "stft_distance",
     "stoi",

@@ -70,8 +70,8 @@ class Hierarchical(nn.Module):
                                   for row, context in zip(rows, told, strict=True))
         outs = [likelihood.params_per_channel * data.channels, *told[:-1]]  # what level l's decoder gives
         self.decoders = nn.ModuleList(
-            StridedDecoder(dims, row.dim + context, out, row.strides[::-1], row.width, row.depth, row.growth, row.hidden,
-                           condition_dim)
+            StridedDecoder(dims, row.dim + context, out, row.strides[::-1], row.width, row.depth, row.growth,
+                           row.hidden, condition_dim)
             for row, context, out in zip(rows, told, outs, strict=True))
 
     @property

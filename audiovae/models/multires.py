@@ -1,4 +1,4 @@
-"""Codes at several rates, each by a model of its own: the multi-resolution VQ-VAE of Jukebox (Dhariwal 2020, section 3).
+"""Codes at several rates, each by a model of its own: the VQ-VAE of Jukebox (Dhariwal 2020, section 3).
 
 The levels share nothing but the data: each is an autoencoder that codes and decodes all of it by itself, so any of
 them can be decoded from, and a prior for each puts detail into what the level above says. One run trains them all,
@@ -48,7 +48,7 @@ class Multires(nn.Module):
                               f"{hops}: order model.levels from the fastest, and choose their strides so.")
         for number, level in enumerate(levels):
             if not level.bottleneck.is_discrete or level.decoder.autoregressive or level.vector:
-                raise ConfigError(f"model 'multires' wants levels with codes on a grid and a decoder of one pass; level "
+                raise ConfigError("model 'multires' wants levels with codes on a grid and a decoder of one pass; level "
                                   f"{number} has {type(level.bottleneck).__name__} and {type(level.decoder).__name__}.")
         self.levels = nn.ModuleList(levels)
         self.data = levels[0].data
