@@ -11,25 +11,30 @@ def collapse_alarm(numbers: Mapping[str, float], step: int) -> str | None:
 
     A posterior collapses when the bound gains more from its rate than from what it says (Bowman 2016, section
     3): typically under a decoder that can do without it, or a beta that is too high. Codes collapse to one. Of a
-    model of several latents the worst counts.
+    model of several latents those that say nothing are named; of several levels of codes the worst counts.
 
     >>> collapse_alarm({"rate": 0.02, "active_units": 0.0, "beta": 1.0}, step=500)[:44]
     'the latent has collapsed (rate 0.02 nats, 0 '
     """
     if step < EARLY:
         return None
-    units = _least(numbers, "active_units")
-    if units is not None and (units == 0 or numbers["rate"] < RATE):
+    units = _of_levels(numbers, "active_units")
+    silent = [level for level, count in units.items() if count == 0]
+    if units and (len(silent) == len(units) or numbers["rate"] < RATE):
         weaker = "a lower objective.rate.beta" if numbers.get("beta", 1.0) > 1 else "a weaker decoder"
-        return (f"the latent has collapsed (rate {numbers['rate']:.2g} nats, {units:.0f} active units): try "
-                f"objective.rate.kind free_bits, linear or constant_rate, train.encoder_steps, or {weaker}.")
-    perplexity = _least(numbers, "perplexity")
+        return (f"the latent has collapsed (rate {numbers['rate']:.2g} nats, {sum(units.values()):.0f} active units): "
+                f"try objective.rate.kind free_bits, linear or constant_rate, train.encoder_steps, or {weaker}.")
+    if silent:
+        return (f"{len(silent)} of {len(units)} groups of latents say nothing (levels {', '.join(map(str, silent))}): "
+                "try objective.rate.kind balanced or free_bits, or fewer groups.")
+    perplexity = min(_of_levels(numbers, "perplexity").values(), default=None)
     if perplexity is not None and perplexity < 1.5:
         return (f"the codes have collapsed (perplexity {perplexity:.2g}): try a later model.bottleneck.kmeans_after, "
                 "model.bottleneck.standardize, or a lower learning rate.")
     return None
 
 
-def _least(numbers: Mapping[str, float], name: str) -> float | None:
-    """The least of a statistic over the model's latents, None where none has it."""
-    return min((value for key, value in numbers.items() if key.rstrip("0123456789_") == name), default=None)
+def _of_levels(numbers: Mapping[str, float], name: str) -> dict[int, float]:
+    """A statistic by level, of those of the model's latents that have it."""
+    found = {key.removeprefix(name).lstrip("_") or "0": value for key, value in numbers.items() if key.startswith(name)}
+    return {int(level): value for level, value in found.items() if level.isdigit()}

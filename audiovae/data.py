@@ -15,6 +15,7 @@ from audiovae.audio.augment import AugmentConfig
 from audiovae.audio.crops import CorpusSource, CropSampler
 from audiovae.audio.features import LogMel
 from audiovae.checkpoint import load_model
+from audiovae.code_data import CodesData
 from audiovae.config import Config, Count, Positive
 from audiovae.errors import ConfigError
 from audiovae.image.pictures import PartName
@@ -26,6 +27,7 @@ from audiovae.image.sets import (
     FashionMNISTData,
     FolderData,
     MNISTData,
+    PictureConfig,
     ShapesData,
 )
 from audiovae.models import Autoencoder
@@ -53,14 +55,14 @@ class Source(Protocol):
 
 
 class AudioSource(CorpusSource):
-    """Random crops of a prepared corpus (``audiovae prepare``), labelled by speaker."""
+    """Random crops of a prepared corpus (``audiovae prepare``), labelled by speaker; music with tags and timing."""
 
     def __init__(self, config: "AudioData", seed: int):
         super().__init__(config.corpus, config.validation_batches, seed)
         self.config = config
         self.fit(hop=1)
-        self.spec = DataSpec(channels=1, dims=1, sample_rate=self.corpus.sample_rate, labels=self.corpus.speakers,
-                             size=(self.train.samples,))
+        self.spec = DataSpec(channels=self.corpus.channels, dims=1, sample_rate=self.corpus.sample_rate,
+                             labels=self.corpus.speakers, size=(self.train.samples,), tags=self.corpus.tag_names)
 
     def fit(self, hop: int) -> None:
         self.cut(max(1, round(self.config.seconds * self.corpus.sample_rate / hop)) * hop)
@@ -83,6 +85,7 @@ class SpectrogramSource:
         crops = AudioData("audio", config.corpus, 1.0, config.batch_size, config.validation_batches)
         self.config = config
         self.audio = AudioSource(crops, seed)
+        self.audio.corpus.mono("spectrogram data")
         self.audio.cut(length)
         self.mel = unit_log_mel(self.audio.corpus.sample_rate, config.n_fft, config.hop, config.num_mels)
         self.spec = DataSpec(channels=1, dims=2, labels=self.audio.spec.labels, size=(config.num_mels, config.frames))
@@ -199,12 +202,6 @@ class SpectrogramData(Config):
         return SpectrogramSource(self, seed)
 
 
-PictureConfig = Annotated[
-    DigitsData | MNISTData | FashionMNISTData | CIFAR10Data | CelebAData | ArchiveData | FolderData | ShapesData,
-    Discriminator("kind"),
-]
-
-
 @dataclass(frozen=True)
 class LatentsData(Config):
     """The latents of the trained ``model`` (a checkpoint or run) on pictures, in place of the pictures."""
@@ -218,7 +215,7 @@ class LatentsData(Config):
 
 
 DataConfig = Annotated[
-    AudioData | VoiceData | SpectrogramData | LatentsData | DigitsData | MNISTData | FashionMNISTData | CIFAR10Data
-    | CelebAData | ArchiveData | FolderData | ShapesData,
+    AudioData | VoiceData | SpectrogramData | CodesData | LatentsData | DigitsData | MNISTData | FashionMNISTData
+    | CIFAR10Data | CelebAData | ArchiveData | FolderData | ShapesData,
     Discriminator("kind"),
 ]

@@ -20,6 +20,7 @@ from audiovae.likelihoods import Bernoulli
 from audiovae.metrics import Interval
 from audiovae.metrics.bounds import evidence_of, log_likelihood
 from audiovae.metrics.generation import generation_scores
+from audiovae.metrics.groups import SILENT, GroupUse, group_table, silent
 from audiovae.metrics.latents import active_units
 from audiovae.models import Autoencoder, Model, SemiSupervised
 from audiovae.report import Table
@@ -36,6 +37,7 @@ class PictureEvaluation:
     values : measure -> one number a picture.
     kl : (D,) nats each latent dimension says of a picture; None where it has no closed form.
     means : (N, D, *grid), the posterior means; None where there are none.
+    groups : what each group of a ladder's latents did, level 0 first; empty for one latent.
     counts : for each quantizer how often each of its K codes was used, (K,) int64.
     scores : of generated pictures, name -> value; empty where none were asked for.
     notes : what was left out, and why.
@@ -44,6 +46,7 @@ class PictureEvaluation:
     values: dict[str, list[float]] = field(default_factory=dict)
     kl: Tensor | None = None
     means: Tensor | None = None
+    groups: list[GroupUse] = field(default_factory=list)
     counts: tuple[np.ndarray, ...] = ()
     scores: list[tuple[str, Interval]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -55,6 +58,8 @@ class PictureEvaluation:
     @property
     def active_units(self) -> int | None:
         """Latent dimensions whose posterior mean varies with the picture; None where there are no such means."""
+        if self.groups:
+            return sum(use.active for use in self.groups)
         return None if self.means is None else int(active_units(self.means).sum())
 
     def table(self) -> Table:
@@ -65,7 +70,11 @@ class PictureEvaluation:
     def latent(self) -> Table:
         """How much of the latent is used: its active units, or the use of each quantizer's codes."""
         rows: list[tuple[str, float | int]] = []
-        if self.means is not None and self.active_units is not None:
+        if self.groups:
+            rows += [("groups of latents", len(self.groups)),
+                     ("latent dimensions", sum(len(use.first) for use in self.groups)),
+                     ("active units", sum(use.active for use in self.groups))]
+        elif self.means is not None and self.active_units is not None:
             rows += [("latent dimensions", self.means.shape[1]), ("active units", self.active_units)]
         if self.kl is not None:
             rows += [("dimensions with a KL above 0.1 nats", int((self.kl > 0.1).sum()))]
@@ -74,6 +83,10 @@ class PictureEvaluation:
                      (f"quantizer {stage + 1}: share used", metrics.usage(count)),
                      (f"quantizer {stage + 1}: perplexity", metrics.perplexity(count))]
         return Table(("latent", "value"), rows)
+
+    def each_group(self) -> Table:
+        """What each group of a ladder's latents says; no rows for one latent."""
+        return group_table(self.groups)
 
     def generated(self) -> Table:
         """The scores of generated pictures, each named with the network whose features it is in."""
@@ -111,7 +124,11 @@ def evaluate_pictures(model: Model, batch: Batch, binarize: Binarize = "none", s
                 known = batch.condition.label[start:start + BATCH] if batch.condition.label is not None else None
                 wrong = _wrong(model, x, known)
                 result.values.setdefault("classification error, share", []).extend(wrong.double().tolist())
-            for latent in output.latents[:1]:
+            if len(output.latents) > 1 and output.weights is None:
+                result.groups = result.groups or [GroupUse() for _ in output.latents]
+                for use, latent in zip(result.groups, output.latents, strict=True):
+                    use.add(latent)
+            for latent in () if result.groups else output.latents[:1]:
                 maps += [latent.rate_map.flatten(2).sum(2)] if latent.rate_map is not None else []
                 means += [latent.posterior.mean] if latent.posterior is not None else []
                 if latent.codes is not None:
@@ -120,6 +137,11 @@ def evaluate_pictures(model: Model, batch: Batch, binarize: Binarize = "none", s
     result.values = {name: values for name, values in result.values.items() if values}
     result.kl = torch.cat(maps).mean(0) if maps else None
     result.means = torch.cat(means) if means else None
+    if result.groups and all(use.nats_of_dimensions.ndim for use in result.groups):
+        result.kl = torch.cat([use.nats_of_dimensions for use in result.groups])
+    if unused := silent(result.groups):
+        result.notes.append(f"{len(unused)} of {len(result.groups)} groups of latents are not in use (below {SILENT:g} "
+                            f"nats a picture): levels {', '.join(map(str, unused))}.")
     return result
 
 

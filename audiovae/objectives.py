@@ -18,11 +18,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from audiovae.config import Config
+from audiovae.config import Config, Weight
 from audiovae.criteria import CriterionConfig
 from audiovae.errors import ConfigError
 from audiovae.image.features import FeatureNetwork, LabelledBatches
 from audiovae.likelihoods import Likelihood
+from audiovae.nn.spectral import SpectralPenalty
 from audiovae.rate_control import ConstantConfig, RateControl, RateControlConfig, sum_of_levels
 from audiovae.shapes import Latent, Output
 
@@ -91,10 +92,11 @@ class Objective(nn.Module):
 
     def __init__(self, rate_control: RateControl, criteria: Mapping[str, nn.Module], weights: dict[str, float],
                  distortion_weight: float = 1.0, bound: Bound = "elbo", samples: int = 1,
-                 weight_l1: float = 0.0, weight_l2: float = 0.0):
+                 weight_l1: float = 0.0, weight_l2: float = 0.0, spectral: float = 0.0):
         super().__init__()
         self.rate_control, self.weights = rate_control, weights
-        self.weight_l1, self.weight_l2 = weight_l1, weight_l2
+        self.weight_l1, self.weight_l2, self.spectral = weight_l1, weight_l2, spectral
+        self.spectrum: SpectralPenalty | None = None
         self.criteria = nn.ModuleDict(dict(criteria))
         self.distortion_weight, self.bound, self.samples = distortion_weight, bound, samples
 
@@ -130,12 +132,23 @@ class Objective(nn.Module):
             loss.bits_per_dimension = -loss.elbo / (dims * math.log(2))
         return loss
 
-    def weight_penalty(self, model: nn.Module) -> Tensor | None:
-        """weight_l1 Σ|w| + weight_l2 Σ w² over the model's weight matrices, or None where both are 0."""
-        if not (self.weight_l1 or self.weight_l2):
-            return None
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        return torch.stack([self.weight_l1 * w.abs().sum() + self.weight_l2 * w.square().sum() for w in matrices]).sum()
+    def weight_penalty(self, model: nn.Module, dims: int = 1) -> Tensor | None:
+        """weight_l1 Σ|w| + weight_l2 Σ w² over the model's weight matrices, and spectral Σ s / dims over its layers'
+        largest singular values; None where all weights are 0."""
+        parts = []
+        if self.weight_l1 or self.weight_l2:
+            matrices = [p for p in model.parameters() if p.ndim > 1]
+            parts += [self.weight_l1 * w.abs().sum() + self.weight_l2 * w.square().sum() for w in matrices]
+        if self.spectral:
+            self.watch(model)
+            assert self.spectrum is not None
+            parts.append(self.spectral / dims * self.spectrum(model))
+        return torch.stack(parts).sum() if parts else None
+
+    def watch(self, model: nn.Module) -> None:
+        """Begin to follow the singular values of a model's layers, where they have a weight."""
+        if self.spectral and self.spectrum is None:
+            self.spectrum = SpectralPenalty(model).train(self.training)
 
     def networks(self) -> dict[str, str]:
         """The feature networks that criteria compare in, by the criterion's name."""
@@ -210,6 +223,7 @@ class ObjectiveConfig(Config):
     classification : weight of a classifier's cross-entropy on labelled examples (α of Kingma 2014, eq. 9,
         per data dimension).
     weight_l1, weight_l2 : weights of Σ|w| and Σ w² over the model's weight matrices (not biases, nor norms).
+    spectral : λ of the layers' largest singular values, nats an example each (NVAE, section 3.2; 0.1 there).
     bound, samples : "elbo" or "iwae", and K, latents drawn for each example.
     """
 
@@ -222,6 +236,7 @@ class ObjectiveConfig(Config):
     classification: float = 1.0
     weight_l1: float = 0.0
     weight_l2: float = 0.0
+    spectral: Weight = 0.0
     bound: Bound = "elbo"
     samples: int = 1
 
@@ -245,4 +260,4 @@ class ObjectiveConfig(Config):
         weights |= {criterion.kind: criterion.weight for criterion in self.criteria}
         criteria = {criterion.kind: criterion.build(sample_rate, source) for criterion in self.criteria}
         return Objective(self.rate.build(), criteria, weights, self.distortion_weight, self.bound, self.samples,
-                         self.weight_l1, self.weight_l2)
+                         self.weight_l1, self.weight_l2, self.spectral)

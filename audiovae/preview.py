@@ -8,7 +8,7 @@ from matplotlib.image import imsave
 from torch import Tensor
 
 from audiovae.audio.io import write_audio
-from audiovae.models import DensityModel, Model, Multires
+from audiovae.models import DensityModel, Model, Multires, PriorModel
 from audiovae.shapes import Batch
 
 COUNT = 4
@@ -17,8 +17,11 @@ COUNT = 4
 def write_samples(folder: Path, model: Model, batch: Batch) -> None:
     """Write the first examples of a batch and what the model makes of them: wav for audio, one png for pictures.
 
-    That is their reconstructions, or new data of a model that has no latent to pass them through.
+    That is their reconstructions, or new data of a model that has no latent to pass them through. Codes are neither
+    heard nor seen: a prior writes nothing.
     """
+    if isinstance(model, PriorModel):
+        return
     folder.mkdir(parents=True, exist_ok=True)
     x = batch.x[:COUNT]
     condition = batch.condition.first(COUNT)

@@ -50,7 +50,7 @@ def encode_split(codec: Codec, corpus: Corpus, split: Split, hours: float, seed:
                           f"wanted some at the model's {codec.sample_rate} Hz.")
     codes = []
     for index in tqdm(kept, unit="utterance", desc=f"encoding {split}", disable=None):
-        wave = torch.from_numpy(corpus.audio(utterances[index]))
+        wave = torch.from_numpy(corpus.mixed(utterances[index]))
         codes.append(np.concatenate(list(codec.encode_stream([wave])), axis=1))
     return Recordings(tuple(codes), tuple(utterances[i].length for i in kept))
 

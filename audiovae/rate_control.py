@@ -83,6 +83,28 @@ class Cyclical(RateControl):
         return self.beta * min(phase / self.rise, 1.0)
 
 
+class Balanced(Linear):
+    """Linear, and while beta still rises a latent that spends more for its size is weighed more: Σ γ_l rate_l.
+
+    γ_l is the rate of level l over the numbers in its latent, their mean over levels made 1, without a gradient: no
+    group of a ladder goes silent before the others have found their use for it (Vahdat & Kautz 2020, appendix A).
+
+    >>> latents = [Latent(torch.zeros(1, n, 1), torch.tensor([r])) for n, r in ((4, 12.0), (4, 4.0))]
+    >>> [round(float(Balanced(until=0.5)(latents, p)), 2) for p in (0.25, 0.5)]  # γ = 1.5 and 0.5, then 1 and 1
+    [10.0, 16.0]
+    """
+
+    LEAST = 0.01  # nats: a silent level keeps a little weight
+
+    def forward(self, latents: Sequence[Latent], progress: float) -> Tensor:
+        if progress >= self.until or not latents:
+            return super().forward(latents, progress)
+        rates = torch.stack([latent.rate.mean() for latent in latents])
+        sizes = rates.new_tensor([latent.z[0].numel() for latent in latents])
+        share = (rates.detach().abs() + self.LEAST) / sizes
+        return self.weight(progress) * (share / share.mean() * rates).sum()
+
+
 class FreeBits(RateControl):
     """Σ_j max(λ, rate_j): a group j of latent numbers is not pressed below λ nats (Kingma 2016, eq. 15).
 
@@ -258,6 +280,18 @@ class LinearConfig(Config):
 
 
 @dataclass(frozen=True)
+class BalancedConfig(Config):
+    """As "linear", the levels of a ladder balanced while beta rises."""
+
+    kind: Literal["balanced"] = "balanced"
+    beta: float = 1.0
+    until: float = 0.3
+
+    def build(self) -> Balanced:
+        return Balanced(self.beta, self.until)
+
+
+@dataclass(frozen=True)
 class CyclicalConfig(Config):
     kind: Literal["cyclical"] = "cyclical"
     beta: float = 1.0
@@ -326,5 +360,5 @@ class GecoConfig(Config):
 
 
 RateControlConfig = Annotated[
-    ConstantConfig | LinearConfig | CyclicalConfig | FreeBitsConfig | CapacityConfig | ConstantRateConfig
-    | TotalCorrelationConfig | GecoConfig, Discriminator("kind")]
+    ConstantConfig | LinearConfig | BalancedConfig | CyclicalConfig | FreeBitsConfig | CapacityConfig
+    | ConstantRateConfig | TotalCorrelationConfig | GecoConfig, Discriminator("kind")]

@@ -34,10 +34,11 @@ from audiovae.optim import Average, Rival
 
 @dataclass
 class State:
-    """Where a run is: steps done, minutes spent training, and whether Ctrl-C ended it."""
+    """Where a run is: steps done, of them left out, minutes spent training, and whether Ctrl-C ended it."""
 
     step: int = 0
     minutes: float = 0.0
+    skipped: int = 0
     interrupted: bool = False
 
 
@@ -70,6 +71,8 @@ class Run:
         training = {f"weights/{n}": v for n, v in model.state_dict().items()}
         training |= {f"rate_control/{n}": v for n, v in objective.rate_control.state_dict().items()}
         training |= {f"average/{n}": v for n, v in average.state().items()}
+        if objective.spectrum is not None:
+            training |= {f"spectrum/{n}": v for n, v in objective.spectrum.state_dict().items()}
         training |= _flat("optimizer", optimizer)
         if rival is not None:
             training |= {f"adversary/{n}": v for n, v in rival.adversary.state_dict().items()}
@@ -78,7 +81,8 @@ class Run:
             save_model(folder, model, config, state={**model.state_dict(), **average.values},
                        experiment=to_dict(self.experiment), networks=objective.networks())
             write_tensors(folder / "training.safetensors", training)
-            (folder / "state.json").write_text(json.dumps({"step": state.step, "minutes": state.minutes}) + "\n")
+            kept = {"step": state.step, "minutes": state.minutes, "skipped": state.skipped}
+            (folder / "state.json").write_text(json.dumps(kept) + "\n")
         for old in run_checkpoints(self.folder)[:-self.KEEP]:
             shutil.rmtree(old)
 
@@ -90,7 +94,7 @@ class Run:
         """
         folder = last_checkpoint(self.folder)
         groups: dict[str, dict[str, Tensor]] = {"weights": {}, "rate_control": {}, "average": {}, "optimizer": {},
-                                                "adversary": {}, "adversary_optimizer": {}}
+                                                "spectrum": {}, "adversary": {}, "adversary_optimizer": {}}
         for name, value in read_tensors(folder / "training.safetensors").items():
             group, name = name.split("/", 1)
             groups[group][name] = value
@@ -102,6 +106,9 @@ class Run:
         try:
             model.load_state_dict(groups["weights"])
             objective.rate_control.load_state_dict(groups["rate_control"])
+            objective.watch(model)
+            if objective.spectrum is not None and groups["spectrum"]:
+                objective.spectrum.load_state_dict(groups["spectrum"])
             average.restore(groups["average"])
             _put(optimizer, groups["optimizer"])
             if rival is not None and groups["adversary"]:
@@ -134,6 +141,10 @@ def _put(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
         index, key = name.split("/", 1)
         saved.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, values in optimizer.state.items():  # a fused step reads both in the order they lie in memory
+        for key, value in values.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[key] = torch.empty_like(parameter).copy_(value)
 
 
 class Log:

@@ -82,6 +82,11 @@ class Condition:
     reference : (B, 1, R), a recording of the voice to speak in.
     prosody, excitation : (B, 3, N) and (B, 2, T), melody and level by frames, and the pulses and noise to be shaped,
         of a decoder that works as source and filter.
+    tags : (B, V) float, 1 for each of the names of ``DataSpec.tags`` that holds: several artists, genres and so on.
+    timing : (B, 3) float, seconds that the whole lasts, seconds from its start to the example's, and the share of the
+        whole that lies before it.
+    text : (B, N) int64, code points of lyrics or any text, 0 behind the shorter ones.
+    upper : (B, Q', *grid') int64, codes of the level above, aligned with the example.
     """
 
     label: Tensor | None = None
@@ -89,6 +94,10 @@ class Condition:
     reference: Tensor | None = None
     prosody: Tensor | None = None
     excitation: Tensor | None = None
+    tags: Tensor | None = None
+    timing: Tensor | None = None
+    text: Tensor | None = None
+    upper: Tensor | None = None
 
     def first(self, count: int) -> "Condition":
         """That of the first ``count`` examples."""
@@ -97,6 +106,26 @@ class Condition:
 
     def to(self, device: torch.device) -> "Condition":
         return Condition(**{f.name: _move(getattr(self, f.name), device) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class CodeSpec:
+    """What a prior must know of the codes it is over.
+
+    num_codes : K of each of the Q quantizers.
+    model : fingerprint of the model whose codes they are.
+    level, hop : their level, and data steps to a code on every grid axis.
+    sample_rate : Hz of the audio that they stand for, None for pictures.
+    upper, ratio : num_codes of the level above, () where there is none, and codes here to one there on every axis.
+    """
+
+    num_codes: tuple[int, ...]
+    model: str = ""
+    level: int = 0
+    hop: int = 1
+    sample_rate: int | None = None
+    upper: tuple[int, ...] = ()
+    ratio: int = 1
 
 
 @dataclass(frozen=True)
@@ -110,6 +139,9 @@ class DataSpec:
     levels : n where values lie on k / (n - 1), from 0 to 1: 256 for pictures of 8 bits, 2 for binary ones.
     embedding : E of the vector that comes with each example, 0 for none.
     prosody : samples to a frame of the melody and level that come with each example, 0 for none.
+    tags : names that an example can bear, such as "genre=Waltz", in the order of ``Condition.tags``.
+    timing, text : whether examples come with their place in a whole, and with text.
+    codes : what the codes are of, where the data is codes (B, Q, *grid) int64.
     """
 
     channels: int
@@ -120,6 +152,10 @@ class DataSpec:
     levels: int | None = None
     embedding: int = 0
     prosody: int = 0
+    tags: tuple[str, ...] = ()
+    timing: bool = False
+    text: bool = False
+    codes: CodeSpec | None = None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ class TrainConfig(Config):
     level : of a multi-resolution model the one to train, "each" for one after the other; left out, all in every step.
     encoder_steps : steps of the encoder alone before each step of all, against a posterior that lags behind
         (He 2019, section 4); the others' weights and optimizer stand still meanwhile.
+    skip_grad_norm : norm of the gradient above which a step is left out, before ``clip``; the log counts them as
+        ``skipped``. None leaves none out.
     accumulate : micro-batches a step.
     validate_minutes, checkpoint_minutes : time between validations and between checkpoints.
     """
@@ -56,6 +58,7 @@ class TrainConfig(Config):
     warmup: Decay = 0.02
     schedule: Literal["cosine", "constant"] = "cosine"
     clip: Positive = 1.0
+    skip_grad_norm: Positive | None = None
     ema: Decay = 0.99
     level: Whole | Literal["each"] | None = None
     encoder_steps: Whole = 0
@@ -96,7 +99,7 @@ class Trainee(nn.Module):
                                for level, its in output.apart.items()})
             else:
                 loss = self._loss(output, batch.x, self.model.likelihood, progress)
-            penalty = self.objective.weight_penalty(self.model)
+            penalty = self.objective.weight_penalty(self.model, batch.x[0].numel())
             if penalty is not None:
                 loss.total, loss.terms["weights"] = loss.total + penalty, penalty.detach()
             if self.judged:
@@ -210,7 +213,11 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
                     if step % (config.encoder_steps + 1) < config.encoder_steps:
                         hold_all_but_encoder(optimizer)
                     norms = [accelerator.clip_grad_norm_(its, config.clip) for its in weights]
-                    optimizer.step()
+                    grad_norm = math.hypot(*(float(norm or 0) for norm in norms))
+                    if _too_steep(config, grad_norm) and accelerator.sync_gradients:
+                        state.skipped += 1
+                    else:
+                        optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
                     if playing is not None:
                         doubt = adversary(batch.x, loss.estimate)
@@ -226,8 +233,8 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
             if state.step % config.log_every == 0:
                 bar.set_postfix_str(f"{state.minutes:.1f} min, loss {loss.total.item():.3f}")
                 log(state, "train", loss.numbers() | {
-                    "grad_norm": math.hypot(*(float(norm or 0) for norm in norms)),
-                    "lr": optimizer.param_groups[0]["lr"], "data_wait": clock.wait_share()})
+                    "grad_norm": grad_norm, "lr": optimizer.param_groups[0]["lr"],
+                    "data_wait": clock.wait_share()} | ({"skipped": state.skipped} if config.skip_grad_norm else {}))
             if clock.due("validate", config.validate_minutes) and main:
                 validate(accelerator.unwrap_model(trainee), source, average, log, state, folder)
                 validated = state.step
@@ -260,6 +267,11 @@ def validate(trainee: Trainee, source: Source, average: Average, log: Log, state
 def _progress(config: TrainConfig, step: int, minutes: float) -> float:
     """The share of the budget used, by whichever of steps and minutes is further along."""
     return max(step / config.steps if config.steps else 0.0, minutes / config.minutes if config.minutes else 0.0)
+
+
+def _too_steep(config: TrainConfig, grad_norm: float) -> bool:
+    """Whether a step is to be left out; a norm that is no number is above every limit."""
+    return config.skip_grad_norm is not None and not grad_norm <= config.skip_grad_norm
 
 
 def _not_finite(loss: Loss) -> str:

@@ -101,6 +101,7 @@ class VoiceSource(CorpusSource):
 
     def __init__(self, config: "VoiceData", seed: int):
         super().__init__(config.corpus, config.validation_batches, seed)
+        self.corpus.mono("voice data")
         self.config = config
         self.spec = DataSpec(channels=1, dims=1, sample_rate=self.corpus.sample_rate, labels=self.corpus.speakers,
                              prosody=config.hop)

@@ -11,13 +11,14 @@ LAYERS = [
     ("audio", "image", "nn"),
     ("encoders", "bottlenecks", "decoders", "autoregressive", "source_filter", "reference", "likelihoods", "corruption",
      "rate_control", "criteria", "discriminators", "objectives"),
-    ("models",),
     ("priors",),
+    ("models",),
     ("blocks", "batches", "checkpoint", "codes", "rates", "codec", "level_codec", "streams", "transcode", "convert",
      "differential", "voices", "enrolment", "equalisation",
-     "export", "latents", "lm", "shards", "engines", "corpus_encoding"),
-    ("metrics", "data", "voice_data", "collapse", "optim", "preview", "run", "train", "prior_training", "report",
-     "gallery", "evaluate", "evaluate_images"),
+     "export", "latents", "lm", "shards", "engines", "corpus_encoding",
+     "generate"),
+    ("metrics", "data", "code_data", "voice_data", "collapse", "optim", "preview", "run", "train", "prior_training",
+     "report", "gallery", "evaluate", "evaluate_images", "songs"),
     ("cli", "commands"),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imsave
 from sklearn.datasets import load_digits
 
 from audiovae.config import read
-from audiovae.data import AudioData
-from audiovae.image.sets import ArchiveData
+from audiovae.data import AudioData, SpectrogramData
+from audiovae.image.sets import ArchiveData, FolderData
+from audiovae.models import LadderConfig, ModelConfig
 from audiovae.train import Experiment, train
 from audiovae.voice_data import VoiceData
 
@@ -27,8 +29,28 @@ def tiny_archive(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def tiny_colours(tmp_path_factory) -> tuple[Path, Path]:
+    """A few pictures of 32 x 32 in colour, as CIFAR-10 in one npz and as a folder of files."""
+    folder, dice = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    x = np.kron(dice.integers(0, 256, (48, 8, 8, 3), dtype=np.uint8), np.ones((1, 4, 4, 1), dtype=np.uint8))
+    np.savez(folder / "cifar10.npz", x_train=x[:32], y_train=np.arange(32) % 10, x_test=x[32:],
+             y_test=np.arange(16) % 10)
+    (folder / "files").mkdir()
+    for i, picture in enumerate(x):
+        imsave(folder / f"files/{i}.png", picture)
+    return folder / "cifar10.npz", folder / "files"
+
+
+def shrunk(model: ModelConfig) -> ModelConfig:
+    """A ladder of the same rows, a tenth as wide and with one group at most on each."""
+    assert isinstance(model, LadderConfig)
+    return replace(model, scales=tuple(replace(row, width=max(row.width // 10, 4), groups=min(row.groups, 1), cells=1)
+                                       for row in model.scales))
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.name}")
-def test_a_recipe_trains(path, tiny_corpus, tiny_archive, tmp_path):
+def test_a_recipe_trains(path, tiny_corpus, tiny_archive, tiny_colours, tmp_path):
     experiment = read(Experiment, path)
     if isinstance(experiment.data, AudioData):
         data = replace(experiment.data, corpus=str(tiny_corpus), batch_size=2, seconds=0.4, validation_batches=1)
@@ -37,9 +59,17 @@ def test_a_recipe_trains(path, tiny_corpus, tiny_archive, tmp_path):
         data = replace(experiment.data, corpus=str(tiny_corpus), batch_size=2, seconds=0.4, reference_seconds=0.5,
                        validation_batches=1)
         experiment = replace(experiment, data=data)
+    if isinstance(experiment.data, SpectrogramData):
+        data = replace(experiment.data, corpus=str(tiny_corpus), batch_size=2, validation_batches=1)
+        experiment = replace(experiment, data=data)
     if isinstance(experiment.data, ArchiveData):
-        experiment = replace(experiment, data=replace(experiment.data, path=str(tiny_archive)))
-    experiment = replace(experiment, train=replace(experiment.train, steps=2, minutes=None))
+        archive = tiny_colours[0] if "cifar" in experiment.data.path else tiny_archive
+        size = min(experiment.data.batch_size, 16)
+        experiment = replace(experiment, data=replace(experiment.data, path=str(archive), batch_size=size))
+    if isinstance(experiment.data, FolderData):  # the papers' sizes are for other machines: the same rows, smaller
+        data = replace(experiment.data, path=str(tiny_colours[1]), size=32, batch_size=2)
+        experiment = replace(experiment, data=data, model=shrunk(experiment.model))
+    experiment = replace(experiment, train=replace(experiment.train, steps=2, minutes=None, precision="no"))
     state = train(experiment, tmp_path / "run")
     assert state.step == 2
     assert len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 1  # the validation at the end

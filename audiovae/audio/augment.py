@@ -77,12 +77,13 @@ class Augment:
 
     def __call__(self, x: NDArray[np.float32], samples: int, speed: tuple[int, int],
                  dice: np.random.Generator) -> NDArray[np.float32]:
-        """The crop (samples,) of source x (``source(samples, speed)``,), zeros beyond its end."""
+        """The crop (..., samples) of source x (..., ``source(samples, speed)``), zeros beyond its end; channels alike."""
         config, (up, down) = self.config, speed
         size = -(-(samples + self.room_samples) // UNIT) * UNIT
         spectrum: Any = scipy.fft.rfft(x, size * up // down)
         bins = size // 2 + 1
-        spectrum = np.pad(spectrum[:bins], (0, max(0, bins - len(spectrum)))) * (down / up)
+        beyond = [(0, 0)] * (x.ndim - 1) + [(0, max(0, bins - spectrum.shape[-1]))]
+        spectrum = np.pad(spectrum[..., :bins], beyond) * (down / up)
         hertz = np.arange(bins) * (self.sample_rate / size)
         if config.equalizer:
             spectrum *= self._microphone(hertz, dice)
@@ -90,7 +91,7 @@ class Augment:
             spectrum *= self._band(hertz, dice)
         if dice.random() < config.room:
             spectrum *= scipy.fft.rfft(self._room(dice), size)
-        y: Any = scipy.fft.irfft(spectrum, size)[:samples]  # type: ignore[index]
+        y: Any = scipy.fft.irfft(spectrum, size)[..., :samples]  # type: ignore[index]
         gain = 10 ** (dice.uniform(-config.gain, config.gain) / 20)
         return (y * min(gain, PEAK / max(float(np.abs(y).max()), 1e-9))).astype(np.float32)
 

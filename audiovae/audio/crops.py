@@ -28,6 +28,10 @@ class UtteranceSampler:
         self._offsets = np.array([u.offset for u in self.utterances])
         self._lengths = np.array([u.length for u in self.utterances])
         self._ends = np.cumsum(self._lengths)
+        place = {name: i for i, name in enumerate(corpus.tag_names)}
+        self._tags = np.zeros((len(self.utterances), len(place)), np.float32)
+        for row, u in zip(self._tags, self.utterances, strict=True):
+            row[[place[n] for field, values in u.tags.items() for v in values if (n := f"{field}={v}") in place]] = 1
 
     def batch(self, step: int, rank: int = 0) -> Batch:
         """The batch of a training step on one process."""
@@ -39,9 +43,19 @@ class UtteranceSampler:
         return dice, np.searchsorted(self._ends, dice.integers(self._ends[-1], size=self.batch_size), side="right")
 
     def _read(self, utterance: int, start: int, out: NDArray[np.float32]) -> None:
-        """Fill ``out`` with samples from ``start`` on, as far as the utterance goes."""
-        first, count = self._offsets[utterance] + start, max(min(len(out), self._lengths[utterance] - start), 0)
-        np.divide(self.corpus.samples[first : first + count], 32768, out=out[:count], dtype=np.float32)
+        """Fill ``out`` (T,), or (2, T) of two channels, with samples from ``start`` on, as far as the utterance goes."""
+        first, count = self._offsets[utterance] + start, max(min(out.shape[-1], self._lengths[utterance] - start), 0)
+        np.divide(self.corpus.samples[first : first + count].T, 32768, out=out[..., :count], dtype=np.float32)
+
+    def _condition(self, which: NDArray[np.int64], starts: NDArray[np.int64]) -> Condition:
+        """Label and, where the corpus has tags, tags and timing of crops that begin at ``starts``."""
+        label = torch.from_numpy(self._labels[which])
+        if not self._tags.shape[1]:
+            return Condition(label)
+        total, offset = self._lengths[which], starts
+        rate = self.corpus.sample_rate
+        timing = np.stack([total / rate, offset / rate, offset / total], axis=1).astype(np.float32)
+        return Condition(label, tags=torch.from_numpy(self._tags[which]), timing=torch.from_numpy(timing))
 
 
 class CropSampler(UtteranceSampler):
@@ -57,8 +71,9 @@ class CropSampler(UtteranceSampler):
     seed : any integer.
     augment : how crops are varied, or None.
 
-    Shapes: ``batch`` gives x (B, 1, T) float32, label (B,) int64 (an index into ``corpus.speakers``, -1 for
-    a speaker without training data), and names such as "p225_001 @ 1.25 s".
+    Shapes: ``batch`` gives x (B, C, T) float32, label (B,) int64 (an index into ``corpus.speakers``, -1 for
+    a speaker without training data), names such as "p225_001 @ 1.25 s" and, where the corpus has tags, tags (B, V)
+    over ``corpus.tag_names`` and timing (B, 3) of the crop in its song.
 
     Raises
     ------
@@ -77,16 +92,18 @@ class CropSampler(UtteranceSampler):
         wanted = [self.augment.source(self.samples, speed) if self.augment else self.samples for speed in speeds]
         room = np.maximum(self._lengths[which] - wanted, 0)
         starts = (generator.random(self.batch_size) * (room + 1)).astype(np.int64)
-        x = np.zeros((self.batch_size, 1, self.samples), np.float32)
+        channels = self.corpus.channels
+        x = np.zeros((self.batch_size, channels, self.samples), np.float32)
         for row, u, start, count, speed in zip(x, which, starts, wanted, speeds, strict=True):
+            whole = row[0] if channels == 1 else row
             if speed is None or self.augment is None:
-                self._read(u, start, row[0])
+                self._read(u, start, whole)
             else:
-                self._read(u, start, source := np.zeros(count, np.float32))
-                row[0] = self.augment(source, self.samples, speed, generator)
+                self._read(u, start, source := np.zeros((*whole.shape[:-1], count), np.float32))
+                whole[...] = self.augment(source, self.samples, speed, generator)
         rate = self.corpus.sample_rate
         names = tuple(f"{self.utterances[u].id} @ {s / rate:.2f} s" for u, s in zip(which, starts, strict=True))
-        return Batch(torch.from_numpy(x), Condition(torch.from_numpy(self._labels[which])), names)
+        return Batch(torch.from_numpy(x), self._condition(which, starts), names)
 
 
 class CorpusSource:

@@ -6,6 +6,7 @@ from audiovae.audio.reader import (
     Channel,
     audio_info,
     read_audio,
+    read_stereo,
     stream_audio,
     stream_channels,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "Channel",
     "audio_info",
     "read_audio",
+    "read_stereo",
     "stream_audio",
     "stream_channels",
     "write_audio",

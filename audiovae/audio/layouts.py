@@ -6,6 +6,7 @@
                  103/1240/103_1240_000_00.wav       *.normalized.txt           speakers.tsv (LibriTTS)
     speakers     anna/hello.wav                     anna/hello.txt, if any: a folder a speaker, any depth below
     flat         hello.wav                          hello.txt, if any: one speaker, any depth below
+    music        Ada Lark/air.ogg                   tags.csv or the files' own tags, else the folder is the artist
 
 A speaker may lack texts (p315 of VCTK) or a microphone (p280 and p315 have no mic2).
 """
@@ -20,10 +21,11 @@ from pathlib import Path
 from typing import Literal
 
 from audiovae.audio.io import AUDIO_SUFFIXES
+from audiovae.audio.tags import TABLE, Tags, read_tag_table, read_tags
 from audiovae.errors import CorpusError
 from audiovae.files import below
 
-LayoutName = Literal["vctk-0.80", "vctk-0.92", "libri", "speakers", "flat"]
+LayoutName = Literal["vctk-0.80", "vctk-0.92", "libri", "speakers", "flat", "music"]
 Microphone = Literal["mic1", "mic2"]
 
 _LIBRI = re.compile(r"(\d+)[-_]\d+[-_][-_\d]+")
@@ -40,13 +42,17 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Source:
-    """One recording of a corpus as it was found. id : unique within the corpus. corpus : which, of several."""
+    """One recording of a corpus as it was found. id : unique within the corpus. corpus : which, of several.
+
+    tags : of music; the speaker is its first artist and the text its title.
+    """
 
     id: str
     speaker: str
     path: Path
     text: str | None = None
     corpus: str = ""
+    tags: Tags = field(default_factory=dict, hash=False)
 
     @property
     def sentence(self) -> str | None:
@@ -112,7 +118,8 @@ def list_corpora(
 ) -> Listing:
     """List several corpora as one, each in its own layout; see :func:`list_corpus`.
 
-    Nobody knows whether anna of one corpus is anna of another, so they are two voices: anna@one and anna@two.
+    Nobody knows whether anna of one corpus is anna of another, so they are two voices: anna@one and anna@two. An artist
+    of music is the same everywhere.
 
     Raises
     ------
@@ -136,13 +143,14 @@ def list_corpora(
                 raise CorpusError(f"corpus folders {two.root} and {one.root} hold the same recordings: name one.")
     root = Path(os.path.commonpath([listing.root for listing in listings]))
     names = [listing.root.relative_to(root).as_posix().replace("/", "-") for listing in listings]
-    speakers = Counter(name for listing in listings for name in {source.speaker for source in listing.sources})
+    speakers = Counter(name for listing in listings for name in {s.speaker for s in listing.sources if not s.tags})
     ids = Counter(source.id for listing in listings for source in listing.sources)
     merged = Listing("+".join(sorted({listing.layout for listing in listings})), root,
                      shared=tuple(sorted(name for name, count in speakers.items() if count > 1)))  # fmt: skip
     for name, listing in zip(names, listings, strict=True):
         for source in listing.sources:
-            speaker = f"{source.speaker}@{name}" if speakers[source.speaker] > 1 else source.speaker
+            twice = speakers[source.speaker] > 1 and not source.tags
+            speaker = f"{source.speaker}@{name}" if twice else source.speaker
             own = f"{source.id}@{name}" if ids[source.id] > 1 else source.id
             merged.sources.append(replace(source, id=own, speaker=speaker, corpus=name))
             if source.speaker in listing.speakers:
@@ -254,12 +262,25 @@ def _list_flat(listing: Listing, mic: Microphone) -> None:
         listing.sources.append(Source(name, speaker, path, read_text(path.with_suffix(".txt"))))
 
 
+def _list_music(listing: Listing, mic: Microphone) -> None:
+    table = read_tag_table(listing.root / TABLE)
+    for path in _audio(listing.root):
+        place = path.relative_to(listing.root)
+        tags = read_tags(path) | table.pop(place.as_posix(), {})
+        title = tags.pop("title", (place.stem,))[0]
+        folder = place.parts[0] if len(place.parts) > 1 else listing.root.resolve().name
+        tags = {"artist": (folder,)} | tags
+        listing.sources.append(Source(place.with_suffix("").as_posix(), tags["artist"][0], path, title, tags=tags))
+    listing.rejected.extend((listing.root / file, f"named in {TABLE}, but not there") for file in table)
+
+
 _LISTERS: dict[LayoutName, Callable[[Listing, Microphone], None]] = {
     "vctk-0.80": _list_vctk_080,
     "vctk-0.92": _list_vctk_092,
     "libri": _list_libri,
     "speakers": _list_speakers,
     "flat": _list_flat,
+    "music": _list_music,
 }
 
 

@@ -14,7 +14,7 @@ _GATE_SECONDS = 0.4  # BS.1770 measures blocks of this length
 
 
 def loudness(waveform: NDArray[np.float32], sample_rate: int) -> float:
-    """Integrated loudness of one channel in LUFS (ITU-R BS.1770-4); -inf where nothing is above -70 LUFS.
+    """Integrated loudness in LUFS (ITU-R BS.1770-4) of (T,) or (2, T); -inf where nothing is above -70 LUFS.
 
     A recording shorter than the standard's block of 0.4 s is measured as if it went on and on.
 
@@ -23,13 +23,13 @@ def loudness(waveform: NDArray[np.float32], sample_rate: int) -> float:
     True
     """
     block = math.ceil(_GATE_SECONDS * sample_rate) + 1
-    if 0 < len(waveform) < block:
-        waveform = np.tile(waveform, math.ceil(block / len(waveform)))
+    if 0 < waveform.shape[-1] < block:
+        waveform = np.tile(waveform, math.ceil(block / waveform.shape[-1]))
     # torchaudio's filters clip at 1, and the K weighting lifts high notes: a loud recording is measured
     # lower. What is so loud has nothing to lose at the absolute gate, which moves with it.
     peak = float(np.abs(waveform).max(initial=0.0))
     scale = min(1.0, 0.25 / peak) if peak > 0 else 1.0
-    x = torch.from_numpy(np.asarray(waveform, np.float64) * scale)[None]
+    x = torch.from_numpy(np.atleast_2d(np.asarray(waveform, np.float64) * scale))
     value = float(bs1770(x, sample_rate)) - 20 * math.log10(scale)
     return value if math.isfinite(value) else -math.inf
 
@@ -53,7 +53,7 @@ def loudness_gain(waveform: NDArray[np.float32], sample_rate: int, target: float
 
 
 def trim_silence(waveform: NDArray[np.float32], decibels: float) -> NDArray[np.float32]:
-    """Cut both ends that stay ``decibels`` below the loudest frame (2048 samples, every 512; librosa).
+    """Cut both ends of (T,) or (2, T) that stay ``decibels`` below the loudest frame (2048 samples, every 512; librosa).
 
     >>> x = np.concatenate([np.zeros(8000), np.ones(8000), np.zeros(8000)]).astype(np.float32)
     >>> 8000 <= len(trim_silence(x, 40)) < 12_500

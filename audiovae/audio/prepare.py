@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import soundfile
@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from audiovae.audio.corpus import DESCRIPTION, MANIFEST, REJECTED, SAMPLES, SPLITS, VERSION, Split, Utterance
-from audiovae.audio.io import Channel, read_audio
+from audiovae.audio.io import Channel, read_audio, read_stereo
 from audiovae.audio.layouts import LayoutName, Listing, Microphone, Source, Speaker, list_corpora, sentence_key
 from audiovae.audio.reader import SILENCE
-from audiovae.audio.splits import By, Spoken, assign, check_leaks, read_split_table
+from audiovae.audio.splits import By, Spoken, assign, check_leaks, lead, read_split_table, together
 from audiovae.config import Config, to_dict
 from audiovae.errors import AudioError, ConfigError, CorpusError
 from audiovae.files import atomic_folder
@@ -43,11 +43,13 @@ class PrepareConfig(Config):
     sample_rate: int = 16_000
     """Hz of the corpus; recordings of other rates are resampled."""
     layout: LayoutName | Literal["auto"] = "auto"
-    """How the recordings lie: VCTK, LibriSpeech or LibriTTS, a folder a speaker, or flat."""
+    """How the recordings lie: VCTK, LibriSpeech or LibriTTS, a folder a speaker, flat, or music with its tags."""
     mic: Microphone = "mic1"
     """Microphone of VCTK 0.92."""
     channel: Channel = "mix"
     """Mean of all channels, or one of them from 0."""
+    channels: Literal[1, 2] = 1
+    """Channels of the corpus; a recording of one channel fills both."""
     min_seconds: float = 0.3
     """Recordings shorter than this, after trimming, are rejected."""
     trim: float | None = None
@@ -72,6 +74,12 @@ class PrepareConfig(Config):
             raise ConfigError(f"sample_rate: wanted 100 to 384000 Hz, got {self.sample_rate}.")
         if not (0 <= self.test < 1 and 0 <= self.valid < 1):
             raise ConfigError(f"test and valid: wanted fractions in [0, 1), got {self.test} and {self.valid}.")
+        if self.channels == 2 and self.channel != "mix":
+            raise ConfigError(f"channel: {self.channel} is one of two, but channels is 2: leave either out.")
+
+
+MUSIC = PrepareConfig(sample_rate=44_100, layout="music", min_seconds=5.0, test_by="speaker", valid_by="speaker")
+"""How a folder of music becomes a corpus: no artist in two parts."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +144,12 @@ def prepare_corpus(
     sources = [source] if isinstance(source, (str, Path)) else list(source)
     with atomic_folder(out) as folder:
         listing = list_corpora(sources, config.layout, config.mic)
-        given = read_split_table(listing.root / "split.txt") if config.test_by == "given" else None
-        _assign([Spoken(s.speaker, s.sentence or _stem(s)) for s in listing.sources], given, config)  # fail early
-        packed, rejected = _pack(listing, folder / SAMPLES, config)
+        bands = together([s.tags.get("artist", (s.speaker,)) for s in listing.sources])
+        given = None
+        if config.test_by == "given":
+            given = lead(read_split_table(listing.root / "split.txt"), bands)
+        _assign([_spoken(s, bands) for s in listing.sources], given, config)  # fail early
+        packed, rejected = _pack(listing, bands, folder / SAMPLES, config)
         utterances = _split(packed, given, config)
         lines = [utterance.to_line(config.sample_rate) for utterance in utterances]
         (folder / MANIFEST).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -148,6 +159,7 @@ def prepare_corpus(
         description = {
             "version": VERSION,
             "sample_rate": config.sample_rate,
+            **({"channels": config.channels} if config.channels > 1 else {}),
             "samples": sum(u.length for u in utterances),
             "utterances": len(utterances),
             "parts": {name: vars(part) for name, part in parts.items()},
@@ -155,7 +167,7 @@ def prepare_corpus(
             "rejected": len(rejected),
             "source": str(Path(sources[0] if len(sources) == 1 else listing.root).resolve()),
             "layout": listing.layout,
-            "options": to_dict(config),
+            "options": _options(config),
         }
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     notes = tuple(_notes(listing, packed, utterances, rejected, config))
@@ -167,11 +179,19 @@ class _Packed:
     """An utterance that lies in the memory map, before it is known which part it belongs to."""
 
     utterance: Utterance
-    sentence: str
+    spoken: Spoken
     source_rate: int
 
 
-def _pack(listing: Listing, path: Path, config: PrepareConfig) -> tuple[list[_Packed], list[tuple[Path, str]]]:
+def _options(config: PrepareConfig) -> dict[str, Any]:
+    options = to_dict(config)
+    if config.channels == 1:
+        del options["channels"]  # as corpora were described before there were two
+    return options
+
+
+def _pack(listing: Listing, bands: dict[str, str], path: Path,
+          config: PrepareConfig) -> tuple[list[_Packed], list[tuple[Path, str]]]:  # fmt: skip
     """Write all usable recordings one after the other; give them and the rejected ones."""
     with_texts = {source.corpus for source in listing.sources if source.text}
     by_sentence = "sentence" in (config.test_by, config.valid_by)
@@ -200,8 +220,9 @@ def _pack(listing: Listing, path: Path, config: PrepareConfig) -> tuple[list[_Pa
                 by_content[content] = source.id
                 ids.add(source.id)
                 file.write(samples.tobytes())
-                packed.append(_described(source, listing, offset, len(samples), gain, rate))
-                offset += len(samples)
+                length = len(samples) // config.channels
+                packed.append(_described(source, listing, bands, offset, length, gain, rate))
+                offset += length
     if not packed:
         raise CorpusError(
             f"none of the {len(rejected)} recordings in {listing.root} can be used; "
@@ -211,16 +232,22 @@ def _pack(listing: Listing, path: Path, config: PrepareConfig) -> tuple[list[_Pa
 
 
 def _load(source: Source, config: PrepareConfig) -> tuple[NDArray[np.int16], float, int] | str:
-    """The samples of a recording, the gain in dB it was given and the rate it had, or why it is of no use."""
+    """The samples of a recording, the gain in dB it was given and the rate it had, or why it is of no use.
+
+    Two channels lie sample by sample.
+    """
     try:
-        x = read_audio(source.path, config.sample_rate, config.channel)[0][0].numpy()
+        if config.channels == 2:
+            x = read_stereo(source.path, config.sample_rate)[0].numpy()
+        else:
+            x = read_audio(source.path, config.sample_rate, config.channel)[0][0].numpy()
         if np.abs(x).max() < SILENCE:
             return "silent"
         if config.trim is not None or config.loudness is not None:
             from audiovae.audio import loudness  # librosa and torchaudio take seconds to import
 
             x = x if config.trim is None else loudness.trim_silence(x, config.trim)
-        if len(x) < config.min_seconds * config.sample_rate:
+        if x.shape[-1] < config.min_seconds * config.sample_rate:
             return f"shorter than {config.min_seconds:g} s"
         gain = 0.0 if config.loudness is None else loudness.loudness_gain(x, config.sample_rate, config.loudness)
     except AudioError as error:
@@ -230,24 +257,25 @@ def _load(source: Source, config: PrepareConfig) -> tuple[NDArray[np.int16], flo
         gain -= 20 * np.log10(peak)
     scaled = x * np.float32(32768 * 10 ** (gain / 20))
     rate = soundfile.info(source.path).samplerate
-    return np.minimum(np.rint(scaled), 32767).astype("<i2"), round(float(gain), 3), rate
+    return np.minimum(np.rint(scaled), 32767).astype("<i2").T.ravel(), round(float(gain), 3), rate
 
 
-def _described(source: Source, listing: Listing, offset: int, length: int, gain: float, rate: int) -> _Packed:
+def _described(source: Source, listing: Listing, bands: dict[str, str], offset: int, length: int, gain: float,
+               rate: int) -> _Packed:  # fmt: skip
     who = listing.speakers.get(source.speaker, Speaker())
     place = _relative(source.path, listing.root)
     utterance = Utterance(source.id, source.speaker, "train", place, offset, length, source.text,
-                          who.gender, who.age, who.accent, gain)  # fmt: skip
-    return _Packed(utterance, source.sentence or _stem(source), rate)
+                          who.gender, who.age, who.accent, gain, source.tags)  # fmt: skip
+    return _Packed(utterance, _spoken(source, bands), rate)
 
 
-def _stem(source: Source) -> str:
+def _spoken(source: Source, bands: dict[str, str]) -> Spoken:
     """Without any text, parallel recordings are known by their names: anna/12.wav and ben/12.wav."""
-    return sentence_key(source.path.stem)
+    return Spoken(bands[source.speaker], source.sentence or sentence_key(source.path.stem))
 
 
 def _split(packed: list[_Packed], given: dict[str, Split] | None, config: PrepareConfig) -> list[Utterance]:
-    spoken = [Spoken(item.utterance.speaker, item.sentence) for item in packed]
+    spoken = [item.spoken for item in packed]
     splits = _assign(spoken, given, config)
     valid_by = "speaker" if given is not None and "valid" in given.values() else config.valid_by
     check_leaks(spoken, splits, config.test_by, valid_by)
@@ -280,6 +308,14 @@ def _notes(listing: Listing, packed: list[_Packed], utterances: list[Utterance],
         voices = sorted({f"{name}@{s.corpus}" for s in listing.sources if s.speaker == f"{name}@{s.corpus}"})
         yield (f"Speaker names in more than one corpus: {len(listing.shared)}; each is taken for voices of its own, "
                f"such as {' and '.join(voices)}.")  # fmt: skip
+    if listing.layout != "music":
+        yield from _voices(utterances, config)
+    if slow := [item.source_rate for item in packed if item.source_rate < config.sample_rate]:
+        yield (f"Recordings made at less than {config.sample_rate} Hz: {len(slow)}, the lowest at {min(slow)} Hz, "
+               f"which holds nothing above {min(slow) // 2} Hz.")  # fmt: skip
+
+
+def _voices(utterances: list[Utterance], config: PrepareConfig) -> Iterator[str]:
     heard: dict[str, float] = defaultdict(float)
     for utterance in utterances:
         heard[utterance.speaker] += (utterance.split == "train") * utterance.length / config.sample_rate
@@ -293,9 +329,6 @@ def _notes(listing: Listing, packed: list[_Packed], utterances: list[Utterance],
     if none and "speaker" not in (config.test_by, config.valid_by) and config.test_by != "given":
         yield (f"Speakers with nothing left to train on: {len(none)}, such as {none[0]}; ask for smaller test and "
                "valid parts, or give more recordings.")  # fmt: skip
-    if slow := [item.source_rate for item in packed if item.source_rate < config.sample_rate]:
-        yield (f"Recordings made at less than {config.sample_rate} Hz: {len(slow)}, the lowest at {min(slow)} Hz, "
-               f"which holds nothing above {min(slow) // 2} Hz.")  # fmt: skip
 
 
 def _part(utterances: list[Utterance], split: Split, sample_rate: int) -> Part:

@@ -102,8 +102,45 @@ def check_leaks(
                 raise CorpusError(f"the split leaks: {by} '{both[0]}' is in {part} and in {other}.")
 
 
+def together(groups: Iterable[Sequence[str]]) -> dict[str, str]:
+    """Of each name, the first in order of all that share a group with it, however far round: artists who play together.
+
+    >>> together([("Ada",), ("Cy", "Bo"), ("Dee", "Cy")])
+    {'Ada': 'Ada', 'Cy': 'Bo', 'Bo': 'Bo', 'Dee': 'Bo'}
+    """
+    above: dict[str, str] = {}
+
+    def top(name: str) -> str:
+        while above.setdefault(name, name) != name:
+            name = above[name]
+        return name
+
+    for group in groups:
+        tops = [top(name) for name in group]
+        for name in tops:
+            above[name] = min(tops)
+    return {name: top(name) for name in above}
+
+
+def lead(given: dict[str, Split], leaders: dict[str, str]) -> dict[str, Split]:
+    """A given split by the ``leaders`` of :func:`together`; CorpusError where those who play together are apart.
+
+    >>> lead({"Ada": "train", "Cy": "test"}, {"Ada": "Ada", "Cy": "Bo", "Bo": "Bo"})
+    {'Ada': 'train', 'Bo': 'test'}
+    """
+    found: dict[str, Split] = {}
+    for name, part in given.items():
+        leader = leaders.get(name, name)
+        if found.setdefault(leader, part) != part:
+            raise CorpusError(f"the given split has '{name}' in {part} and another artist, who plays along, in "
+                              f"{found[leader]}: put both into one part.")
+    return found
+
+
 def read_split_table(path: Path) -> dict[str, Split]:
     """Read split.txt, lines of SPEAKER PART with PART train, valid (validation, dev) or test.
+
+    A tab between the two allows a name with spaces.
 
     Raises
     ------
@@ -126,7 +163,7 @@ def read_split_table(path: Path) -> dict[str, Split]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        speaker, *part = line.split()
+        speaker, *part = (cell.strip() for cell in line.split("\t")) if "\t" in line else line.split()
         if len(part) != 1 or part[0].lower() not in _NAMES:
             raise CorpusError(f"{path}, line {number}: wanted SPEAKER train, valid or test, got '{line.strip()}'.")
         table[speaker] = _NAMES[part[0].lower()]

@@ -18,13 +18,13 @@ from audiovae.data import DataConfig, Source
 from audiovae.errors import ConfigError, ShapeError
 from audiovae.evaluate_images import PictureEvaluation, binarized, evaluate_pictures, score_generated, told
 from audiovae.files import atomic_file
-from audiovae.gallery import Exhibit, Study, interpolation, plane, samples, traversal
+from audiovae.gallery import Exhibit, Study, depths, interpolation, plane, samples, traversal
 from audiovae.gallery.exhibit import show
 from audiovae.image.pictures import PartName
 from audiovae.image.pretrained import scoring_network
 from audiovae.image.source import ImageSource
 from audiovae.models import DensityModel, Model
-from audiovae.report import Report, draw_kl, draw_loss, draw_pictures, draw_usage
+from audiovae.report import Report, draw_groups, draw_kl, draw_loss, draw_pictures, draw_usage
 from audiovae.shapes import Batch, Condition, DataSpec
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def run(asked: "Arguments", settings: dict[str, str | list[str]]) -> int:
     result.notes += trained_by(asked.model)
     if asked.generate:
         _score(result, model, source, batch, asked)
-    tables = {"measures": result.table(), "latent": result.latent(), "generated": result.generated()}
+    tables = {"measures": result.table(), "latent": result.latent(), "groups": result.each_group(),
+              "generated": result.generated()}
     print("\n\n".join([*(table.text() for table in tables.values() if table.rows), *result.notes]))
     if asked.output is None:
         return 0
@@ -129,9 +130,12 @@ def chosen(batch: Batch, index: Tensor) -> Batch:
 def page(asked: "Arguments", model: Model, source: Source, batch: Batch, result: PictureEvaluation) -> Report:
     """What was measured, reconstructions, draws, walks through the latent space, and the course of training."""
     report = Report("Evaluation", lead=f"{asked.model} on {len(batch.x)} pictures of the {asked.split} part.")
-    for table in (result.table(), result.latent(), result.generated()):
+    for table in (result.table(), result.latent(), result.each_group(), result.generated()):
         if table.rows:
             report.table(table)
+    if result.groups:
+        report.figure("What each group of latents says of a picture, level 0 the fastest and last drawn",
+                      draw_groups([use.nats for use in result.groups]))
     for note in result.notes:
         report.text(note)
     if result.kl is not None:
@@ -167,7 +171,7 @@ def _exhibits(asked: "Arguments", model: Model, source: Source, batch: Batch) ->
         return  # codes are drawn by a prior of their own
     train = held_out(source, "train", 10_000, asked.seed) if isinstance(source, ImageSource) else source.batch(0)
     study = Study(model.requires_grad_(False), train, batch, asked.split, generator=generator)
-    for make in (samples, partial(interpolation, batch=batch), traversal, plane):
+    for make in (depths, samples, partial(interpolation, batch=batch), traversal, plane):
         with suppress(ConfigError):  # a plane of one dimension, say
             yield make(study)
 

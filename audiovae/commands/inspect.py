@@ -89,12 +89,15 @@ def code_lines(path: Path, prior: CodePrior | None = None) -> Iterator[str]:
 
 def corpus_lines(path: Path) -> Iterator[str]:
     corpus = Corpus.open(path)
-    yield f"{path}: corpus at {corpus.sample_rate} Hz, {len(corpus.speakers)} speakers to train on"
+    channels = f" in {corpus.channels} channels" if corpus.channels > 1 else ""
+    yield f"{path}: corpus at {corpus.sample_rate} Hz{channels}, {len(corpus.speakers)} speakers to train on"
     for split in ("train", "valid", "test"):
         found = corpus.utterances(split)
         hours = sum(u.length for u in found) / corpus.sample_rate / 3600
         yield f"  {split:<11} {len(found)} utterances, {len({u.speaker for u in found})} speakers, {hours:.2f} h"
     yield f"  speakers    {_some(corpus.speakers)}"
+    for field, names in corpus.tags.items():
+        yield f"  {field:<11} {_some(names)}"
 
 
 def model_lines(path: Path) -> Iterator[str]:

@@ -14,6 +14,7 @@ from audiovae.gallery import (
     Exhibit,
     Study,
     attribute,
+    depths,
     diagnosis,
     interpolation,
     neighbours,
@@ -29,7 +30,7 @@ from audiovae.latents import augment, write_variations
 from audiovae.report import Report
 
 Action = Literal["sample", "interpolate", "traverse", "attribute", "manifold", "restyle", "nearest", "diagnose",
-                 "augment", "report"]
+                 "depth", "augment", "report"]
 LISTED = 4  # files that are told by name
 OF_SOUND = 4  # samples, where none are asked for: each is a file
 
@@ -42,8 +43,9 @@ class Arguments:
 
     sample: new data. interpolate: from one example to the next. traverse: each latent dimension alone. attribute:
     along the vector of an attribute. manifold: the plane of two dimensions. restyle: one style as every label.
-    nearest: samples beside their nearest training examples. diagnose: what is used, what is known, holes. augment:
-    variations of the training data, for a new data set. report: one page of all of these that apply, but augment.
+    nearest: samples beside their nearest training examples. diagnose: what is used, what is known, holes. depth:
+    examples rebuilt from a ladder's top groups alone. augment: variations of the training data, for a new data set.
+    report: one page of all of these that apply, but augment.
 
     The data is the run's own; settings such as --data.corpus change it.
     """
@@ -121,6 +123,7 @@ def _exhibits(study: Study, arguments: Arguments) -> dict[str, Callable[[], Exhi
         "restyle": lambda: restyled(study, count or 8),
         "nearest": lambda: neighbours(study, count or (OF_SOUND if sound else 12)),
         "diagnose": lambda: diagnosis(study),
+        "depth": lambda: depths(study, count or 8),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from audiovae.audio.layouts import find_vctk
-from audiovae.audio.prepare import PrepareConfig, prepare_corpus
+from audiovae.audio.prepare import MUSIC, PrepareConfig, prepare_corpus
 from audiovae.audio.vctk import RELEASES, VctkName, download_vctk
 from audiovae.commands.arguments import parse
 from audiovae.errors import ConfigError, CorpusError
@@ -24,12 +24,14 @@ class Arguments:
     Example: audiovae prepare vctk data -o corpora/vctk --download
 
     Understood as they were downloaded: VCTK 0.80 and 0.92, LibriSpeech, LibriTTS; and any folder of
-    recordings, with a folder for each speaker or without.
+    recordings, with a folder for each speaker or without. Of music, artist, genre and title are kept, and no artist
+    is in two parts: audiovae prepare music FOLDER -o corpora/music --rate 44100 --channels 2
     """
 
     source: tyro.conf.Positional[tuple[str, ...]]
     """Folders of recordings, which become one corpus. Before them may stand what they hold: vctk (either version),
-    vctk-0.92 or vctk-0.80; a folder of such a name is written ./vctk."""
+    vctk-0.92, vctk-0.80 or music (44100 Hz, 5 s and more, split by artist, where nothing else is said); a folder of
+    such a name is written ./vctk."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Folder of the corpus; it must not exist."""
     download: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -39,12 +41,25 @@ class Arguments:
     """Mirror of the zip archive to download."""
     checksum: str | None = None
     """md5:... or sha256:... of a mirror's archive that is packed otherwise than the published one."""
+    rate: int | None = None
+    """Short for --sample-rate."""
     settings: Annotated[PrepareConfig, tyro.conf.arg(name="")] = PrepareConfig()
+
+
+@dataclass(frozen=True)
+class MusicArguments(Arguments):
+    settings: Annotated[PrepareConfig, tyro.conf.arg(name="")] = MUSIC
 
 
 def main(argv: list[str]) -> int:
     arguments = parse("prepare", Arguments, argv)
-    words, settings = list(arguments.source), arguments.settings
+    words = list(arguments.source)
+    if words[:1] == ["music"] and len(words) > 1:
+        words.pop(0)
+        arguments = parse("prepare", MusicArguments, argv)
+    settings = arguments.settings
+    if arguments.rate is not None:
+        settings = replace(settings, sample_rate=arguments.rate)
     corpus = words.pop(0) if len(words) > 1 and words[0] in CORPORA else None
     if not words or "" in words:
         raise ConfigError("no input: name a folder of recordings.")

@@ -53,6 +53,6 @@ def _of_speaker(model: Autoencoder, name: str, folder: Path) -> Iterator[Tensor]
                          f"{folder}; {nearest(name, known)}.")
     theirs = sorted((u for u in corpus.all if u.speaker == name), key=lambda u: (u.split != "train", u.offset))
     for utterance in theirs:
-        yield resample(torch.from_numpy(corpus.audio(utterance)), corpus.sample_rate, model.data.sample_rate or 0)
+        yield resample(torch.from_numpy(corpus.mixed(utterance)), corpus.sample_rate, model.data.sample_rate or 0)
 
 

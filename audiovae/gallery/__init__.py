@@ -1,6 +1,7 @@
 """A latent space put on show: each exhibit is pictures or sounds, tables, and a sentence on what is seen."""
 
 from audiovae.gallery.attribute import attribute
+from audiovae.gallery.depths import depths
 from audiovae.gallery.diagnosis import diagnosis, neighbours
 from audiovae.gallery.exhibit import Exhibit
 from audiovae.gallery.study import Study, open_study, recordings
@@ -10,6 +11,7 @@ __all__ = [
     "Exhibit",
     "Study",
     "attribute",
+    "depths",
     "diagnosis",
     "interpolation",
     "neighbours",

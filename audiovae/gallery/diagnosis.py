@@ -90,8 +90,7 @@ def neighbours(study: Study, count: int = 12) -> Exhibit:
 
 def _information(study: Study) -> list[tuple[Cell, Cell]]:
     """The rate and its two parts, where the posterior is a diagonal normal; over training data, to have many."""
-    bottleneck = study.inner.bottleneck
-    if not isinstance(bottleneck, Gaussian) or bottleneck.flow is not None:
+    if not isinstance(study.inner.bottleneck, Gaussian) or study.inner.bent:
         return []
     x, told = study.train.x[:INFORMED], study.told(study.train, slice(0, INFORMED))
     z, log_prior = sampled(study.model, x, told)
@@ -106,8 +105,8 @@ def _information(study: Study) -> list[tuple[Cell, Cell]]:
 
 def _holes(study: Study) -> Interval:
     def of(batch: Batch) -> Tensor:
-        told, bottleneck = study.told(batch), study.inner.bottleneck
-        if isinstance(bottleneck, Gaussian) and bottleneck.flow is not None:
+        told = study.told(batch)
+        if study.inner.bent:
             return drawn(study.model, batch.x, told)
         return draw(encode(study.model, batch.x, told), generator=study.generator)  # a point where there is no noise
 

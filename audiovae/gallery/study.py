@@ -21,7 +21,7 @@ from audiovae.image.source import ImageSource
 from audiovae.latents import locate
 from audiovae.latents.coding import autoencoder
 from audiovae.metrics.latents import fitted_draws
-from audiovae.models import Autoencoder, Model
+from audiovae.models import Autoencoder, Ladder, Model
 from audiovae.shapes import Batch, Condition
 
 MOST = 10_000  # training examples, where some stand for all
@@ -49,7 +49,7 @@ class Study:
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
 
     @cached_property
-    def inner(self) -> Autoencoder:
+    def inner(self) -> Autoencoder | Ladder:
         """The encoder, latent and decoder; ConfigError where the model has no continuous latent."""
         return autoencoder(self.model)
 
@@ -70,7 +70,7 @@ class Study:
     @property
     def has_kl(self) -> bool:
         """Whether q(z|x) is a diagonal normal and the prior N(0, 1), so that each dimension has a KL."""
-        return isinstance(self.inner.bottleneck, Gaussian) and self.inner.bottleneck.closed
+        return isinstance(self.inner.bottleneck, Gaussian) and self.inner.bottleneck.closed and not self.inner.bent
 
     def draw(self, count: int, temperature: float = 1.0) -> Tensor:
         """Latents (count, D, *grid) from the prior; where there is none, from a normal fitted to the training data's.

@@ -1,7 +1,9 @@
 """The picture sets a configuration can name, each by its ``kind``; what they share is in :class:`ImageData`."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Discriminator
 
 from audiovae.errors import ConfigError
 from audiovae.image.archive import read_archive
@@ -116,3 +118,9 @@ def _given(path: str, name: str) -> str:
     if not path:
         raise ConfigError(f"data.{name} is not set: name what holds the pictures.")
     return path
+
+
+PictureConfig = Annotated[
+    DigitsData | MNISTData | FashionMNISTData | CIFAR10Data | CelebAData | ArchiveData | FolderData | ShapesData,
+    Discriminator("kind"),
+]

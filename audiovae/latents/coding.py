@@ -11,16 +11,19 @@ from torch import Tensor
 
 from audiovae.bottlenecks import Gaussian
 from audiovae.errors import ConfigError, ShapeError
-from audiovae.models import Autoencoder, Model, SemiSupervised
+from audiovae.models import Autoencoder, Ladder, Model, SemiSupervised
 from audiovae.shapes import Condition, Posterior
 
 BATCH = 256
 
 
-def autoencoder(model: Model) -> Autoencoder:
-    """The part of a model that encodes to one continuous latent and decodes it; ConfigError where there is none."""
+def autoencoder(model: Model) -> Autoencoder | Ladder:
+    """The part of a model that encodes to one continuous latent and decodes it; ConfigError where there is none.
+
+    A ladder is seen as its groups together.
+    """
     inner = model.autoencoder if isinstance(model, SemiSupervised) else model
-    if not isinstance(inner, Autoencoder) or inner.bottleneck.is_discrete:
+    if not isinstance(inner, Autoencoder | Ladder) or inner.bottleneck.is_discrete:
         bottleneck = getattr(inner, "bottleneck", None)
         got = f"one with {type(bottleneck).__name__}" if bottleneck is not None else f"{type(inner).__name__}"
         raise ConfigError(f"latents wants a model with a continuous latent, got {got}: take bottleneck 'gaussian', "
@@ -55,7 +58,7 @@ def encode(model: Model, x: Tensor, condition: Condition | None = None, batch: i
     torch.Size([5, 2, 1, 1])
     """
     bottleneck = autoencoder(model).bottleneck
-    if isinstance(bottleneck, Gaussian) and bottleneck.flow is not None:
+    if autoencoder(model).bent:
         raise ConfigError("latents wants a diagonal posterior here, got one with a flow: take "
                           "bottleneck.posterior 'diagonal'.")
     codes = _batched(lambda part, its: _encoder_of(model).encode(part, its), model, x, condition, batch)
@@ -87,7 +90,7 @@ def drawn(model: Model, x: Tensor, condition: Condition | None = None, batch: in
     torch.Size([5, 2, 1, 1])
     """
     inner = autoencoder(model)
-    return _batched(lambda part, its: inner(part, its).latents[0].z, model, x, condition, batch)
+    return _batched(lambda part, its: inner.latent(part, its).z, model, x, condition, batch)
 
 
 @torch.no_grad()
@@ -104,7 +107,7 @@ def sampled(model: Model, x: Tensor, condition: Condition | None = None, batch: 
     inner, latents = autoencoder(model), []
 
     def passed(part: Tensor, its: Condition | None) -> Tensor:
-        latents.append(inner(part, its).latents[0])
+        latents.append(inner.latent(part, its))
         return latents[-1].z
 
     z = _batched(passed, model, x, condition, batch)
@@ -154,7 +157,7 @@ def kl_per_dimension(model: Model, x: Tensor, condition: Condition | None = None
     return kl.flatten(2).sum(2).mean(0)
 
 
-def _encoder_of(model: Model) -> Autoencoder | SemiSupervised:
+def _encoder_of(model: Model) -> Autoencoder | Ladder | SemiSupervised:
     """What is asked to encode: a semi-supervised model finds labels that are not told."""
     return model if isinstance(model, SemiSupervised) else autoencoder(model)
 

@@ -22,9 +22,11 @@ from audiovae.metrics.generation import (
 )
 from audiovae.metrics.interval import Interval, mean_interval
 from audiovae.metrics.melody import pitch_contour, pitch_error, pitch_moved, pitch_statistics
+from audiovae.metrics.music import chroma, chroma_similarity, rhythm_similarity, self_similarity, timbre_distance
 from audiovae.metrics.opinion import predicted_mos
 from audiovae.metrics.perceptual import pesq_nb, pesq_wb, stoi
 from audiovae.metrics.recognition import Recogniser, spoken_words, word_error_rate, word_errors
+from audiovae.metrics.sequences import Copy, SequenceClassifier, longest_copy
 from audiovae.metrics.usage import code_counts, perplexity, usage
 from audiovae.metrics.verification import EqualError, Verifier, centroid, equal_error
 from audiovae.metrics.waveform import (
@@ -36,6 +38,7 @@ from audiovae.metrics.waveform import (
 )
 
 __all__ = [
+    "Copy",
     "DCI",
     "EqualError",
     "FactorAccuracy",
@@ -43,10 +46,13 @@ __all__ = [
     "Interval",
     "MutualInformationGap",
     "Recogniser",
+    "SequenceClassifier",
     "Stopwatch",
     "Verifier",
     "beta_vae_score",
     "centroid",
+    "chroma",
+    "chroma_similarity",
     "code_counts",
     "dci",
     "density_coverage",
@@ -58,6 +64,7 @@ __all__ = [
     "inception_score",
     "kernel_distance",
     "log_mel_distance",
+    "longest_copy",
     "mean_interval",
     "mutual_information_gap",
     "peak_memory",
@@ -70,12 +77,15 @@ __all__ = [
     "pitch_statistics",
     "precision_recall",
     "predicted_mos",
+    "rhythm_similarity",
+    "self_similarity",
     "si_sdr",
     "spectral_convergence",
     "spectral_energies",
     "spoken_words",
     "stft_distance",
     "stoi",
+    "timbre_distance",
     "usage",
     "word_error_rate",
     "word_errors",

@@ -7,13 +7,15 @@ from pydantic import Discriminator
 from audiovae.models.autoencoder import Autoencoder, AutoencoderConfig, ConditionEmbedding
 from audiovae.models.density import DensityConfig, DensityModel
 from audiovae.models.hierarchical import Hierarchical, HierarchicalConfig
+from audiovae.models.ladder import Ladder, LadderConfig, ScaleConfig
 from audiovae.models.levels import LevelConfig
 from audiovae.models.multires import Multires, MultiresConfig
+from audiovae.models.prior import PriorConfig, PriorModel
 from audiovae.models.semi_supervised import SemiSupervised, SemiSupervisedConfig
 
-Model = Autoencoder | SemiSupervised | DensityModel | Multires | Hierarchical
-ModelConfig = Annotated[AutoencoderConfig | SemiSupervisedConfig | DensityConfig | MultiresConfig | HierarchicalConfig,
-                        Discriminator("kind")]
+Model = Autoencoder | SemiSupervised | DensityModel | Multires | Hierarchical | Ladder | PriorModel
+ModelConfig = Annotated[AutoencoderConfig | SemiSupervisedConfig | DensityConfig | MultiresConfig | HierarchicalConfig
+                        | LadderConfig | PriorConfig, Discriminator("kind")]
 
 __all__ = [
     "Autoencoder",
@@ -23,11 +25,16 @@ __all__ = [
     "DensityModel",
     "Hierarchical",
     "HierarchicalConfig",
+    "Ladder",
+    "LadderConfig",
     "LevelConfig",
     "Model",
     "ModelConfig",
     "Multires",
     "MultiresConfig",
+    "PriorConfig",
+    "PriorModel",
+    "ScaleConfig",
     "SemiSupervised",
     "SemiSupervisedConfig",
 ]

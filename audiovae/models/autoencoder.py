@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from audiovae.autoregressive import check_factorised
-from audiovae.bottlenecks import BottleneckConfig, RVQConfig
+from audiovae.bottlenecks import BottleneckConfig, Gaussian, RVQConfig
 from audiovae.bottlenecks.base import Bottleneck
 from audiovae.bottlenecks.priors import PseudoInputs
 from audiovae.bottlenecks.rvq import ResidualQuantizer
@@ -26,7 +26,7 @@ from audiovae.errors import ConfigError, ShapeError
 from audiovae.likelihoods import GaussianConfig, Likelihood, LikelihoodConfig
 from audiovae.nn.field import Field, Part
 from audiovae.reference import ReferenceConfig, ReferenceEncoder
-from audiovae.shapes import CodeLevel, Condition, DataSpec, Output, fixed_size, grid_of, only_level
+from audiovae.shapes import CodeLevel, Condition, DataSpec, Latent, Output, fixed_size, grid_of, only_level
 from audiovae.source_filter import SourceFilterDecoder
 
 
@@ -117,6 +117,15 @@ class Autoencoder(nn.Module):
             vector = vector.repeat_interleave(samples, 0) if vector is not None else None
         latent = self.bottleneck(h, **self._components())
         return Output((latent,), self._decoded(latent.z, vector, condition, x))
+
+    @property
+    def bent(self) -> bool:
+        """Whether a flow has bent the posterior, so that it is no diagonal normal."""
+        return isinstance(self.bottleneck, Gaussian) and self.bottleneck.flow is not None
+
+    def latent(self, x: Tensor, condition: Condition | None = None) -> Latent:
+        """What the bottleneck makes of data (B, C, *grid)."""
+        return self(x, condition).latents[0]
 
     def params(self, z: Tensor, condition: Condition | None = None, x: Tensor | None = None) -> Tensor:
         """The likelihood's parameters for a latent z (B, D, *grid): (B, P * C, *data grid).

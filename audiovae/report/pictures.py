@@ -70,6 +70,24 @@ def draw_kl(kl: np.ndarray | Tensor) -> Figure:
     return figure
 
 
+def draw_groups(nats: Sequence[float]) -> Figure:
+    """What each group of a ladder's latents says of the data, nats an example, by level; those below 0.01 are marked.
+
+    >>> draw_groups([2.0, 0.0]).axes[0].get_xlabel()
+    'level of the group'
+    """
+    figure = Figure(figsize=(WIDTH, 1.9), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(np.arange(len(nats)), nats, color=FIRST, width=0.85)
+    for level in (level for level, value in enumerate(nats) if value < 0.01):
+        axes.annotate("×", (level, 0), color=SECOND, ha="center", va="bottom", fontsize=TEXT)
+    axes.set_xlabel("level of the group", fontsize=TEXT)
+    axes.set_ylabel("KL / nats", fontsize=TEXT)
+    axes.tick_params(labelsize=TEXT - 1)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def draw_rate_distortion(betas: Sequence[float], rate: Sequence[float], distortion: Sequence[float]) -> Figure:
     """Distortion over rate, nats an example, one point for each β, with the lines of equal sum through them.
 

@@ -1,0 +1,197 @@
+"""audiovae sample: new music from priors, or new data from any model that has a prior of its own."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from audiovae.checkpoint import find_checkpoint, read_description
+from audiovae.commands.arguments import parse
+from audiovae.errors import CheckpointError, ConfigError
+from audiovae.generate import Drawing, PriorFile, Request, Steps, draw, open_priors, open_songs, to_json, work
+from audiovae.level_codec import AnyCodec, open_codec
+from audiovae.priors import ABSENT
+from audiovae.songs import Place, check_free, decodable, given_codes, keep, kept, write_rough, write_songs
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Sample new music: the slowest level of codes first, then those below it, each told the one above.
+
+    Example: audiovae sample runs/top runs/bottom -o new/song.wav --minutes 1.5 --tags "genre=Waltz" --seed 3
+
+    A first rough listen is written as soon as the slowest level is drawn. Ctrl-C keeps what is drawn, and the same
+    command with --resume goes on to the same songs. Per-level settings are given for the slowest level first; one
+    value is for all.
+
+    Go on from a recording of your own: --prime my.wav --prime-seconds 10. From a song made here: --prime song.codes.
+    Another middle: --prime song.codes --infill 12.0:15.5. Other details below the same slowest level:
+    --upsample song.codes
+    """
+
+    priors: tyro.conf.Positional[tuple[Path, ...]]
+    """Runs or checkpoints whose model.kind is "prior", one for each level from the slowest down, in any order."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("songs")
+    """A .wav or .flac file, or a folder; the codes and a page go beside it."""
+    codec: Path | None = None
+    """The model whose codes these are (default: where the first prior's run found it)."""
+    minutes: float | None = None
+    """Length of a song, what it goes on from included (default: 0.5; with --infill or --upsample the source's)."""
+    count: int = 1
+    """Variations: one song for each, with its own dice."""
+    batch: int = 4
+    """Songs drawn together; it changes how long they take, and nothing else."""
+    tags: tuple[str, ...] = ()
+    """Names to ask for, such as "genre=Waltz" "artist=Ada Lark"; `audiovae inspect` lists a prior's."""
+    label: str | None = None
+    """Label to ask for, of priors whose corpus has speakers and no tags."""
+    text: str | None = None
+    """Lyrics or any text, of priors trained with data.text."""
+    temperature: tuple[float, ...] = (1.0,)
+    """Below 1 the likelier codes come more often."""
+    top_k: tuple[int, ...] = (0,)
+    """The most codes to choose from; 0: all."""
+    top_p: tuple[float, ...] = (1.0,)
+    """The share of chance that the likeliest codes must have together to be all that is chosen from."""
+    guidance: tuple[float, ...] = (1.0,)
+    """Above 1 leans towards what was asked for (classifier-free guidance)."""
+    prime: Path | None = None
+    """Recording or code file to go on from, or to fill a gap in."""
+    prime_seconds: float | None = None
+    """Seconds of its end to go on from (default: all of it)."""
+    infill: str | None = None
+    """FROM:TO in seconds: draw this part of --prime anew and keep the rest."""
+    upsample: Path | None = None
+    """Code file whose slowest level is kept, and the levels below drawn anew."""
+    overlap: float = 0.5
+    """Of windows with each other, in songs longer than a prior's context, as a share of it."""
+    seed: int = 0
+    """The same seed and settings give the same songs."""
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Go on with songs that were stopped."""
+
+
+def main(argv: list[str]) -> int:
+    arguments = parse("sample", Arguments, argv)
+    if not arguments.priors:
+        raise ConfigError("no prior: name a run whose model.kind is \"prior\", trained on the codes of a model.")
+    priors = open_priors(arguments.priors)
+    codec = _codec(arguments, priors)
+    given = _given(arguments, codec)
+    request = _request(arguments, priors, codec, given)
+    place = Place.of(arguments.output, arguments.count)
+    check_free(place, arguments.resume)
+    asked = to_json(request, priors)
+    levels = codec.model.code_levels
+    songs = open_songs(priors, levels, request, _open_gap(arguments, codec, given))
+    begun = kept(place, asked) if arguments.resume else None
+    place.folder.mkdir(parents=True, exist_ok=True)
+    rough: list[Path] = []
+
+    def listen(level: int, drawn: dict[int, Steps]) -> None:
+        if level == priors[0].codes.level and len(priors) > 1 and level in decodable(codec, drawn):
+            rough.extend(write_rough(codec, request, place, drawn, level))
+            tqdm.write(f"a first listen, from level {level}: {rough[0]}", file=sys.stderr)
+
+    steps = sum((min(request.batch, request.count - first)) * (stop - start)
+                for _, first, start, stop in work(priors, levels, request, songs))
+    try:
+        with tqdm(total=steps, unit="step", disable=None) as bar:
+            drawn = draw(priors, levels, request, songs, begun, bar.update,
+                         lambda some: keep(place, asked, some), listen)
+    except KeyboardInterrupt:
+        print(f"Interrupted; what is drawn is in {place.kept}: go on with the same command and --resume.",
+              file=sys.stderr)
+        return 130
+    paths = write_songs(codec, priors, request, place, drawn)
+    print(f"{request.count} song{'s' if request.count > 1 else ''} of {request.samples / codec.sample_rate:.1f} s "
+          f"written to {', '.join(map(str, paths))}, with codes beside; the page is {place.page}.")
+    return 0
+
+
+def _codec(arguments: Arguments, priors: list[PriorFile]) -> AnyCodec:
+    """The model of the codes; CheckpointError where it is not to be found, or is another."""
+    name = arguments.codec or priors[0].trained_on
+    if name is None:
+        raise CheckpointError(f"prior {priors[0].path} does not say whose codes it is over: name the model with "
+                              "--codec.")
+    kind = read_description(find_checkpoint(name)).get("model", {}).get("kind")
+    if priors[0].data.dims != 1 or priors[0].codes.sample_rate is None:
+        raise CheckpointError(f"prior {priors[0].path} is over codes of pictures ({kind}), not of audio.")
+    codec = open_codec(name, prior=False)
+    for prior in priors:
+        if prior.codes.model != codec.fingerprint:
+            raise CheckpointError(f"prior {prior.path} is over the codes of model {prior.codes.model}, but {name} is "
+                                  f"model {codec.fingerprint}: name the right one with --codec.")
+    return codec
+
+
+def _given(arguments: Arguments, codec: AnyCodec) -> dict[int, Steps]:
+    if arguments.prime is not None and arguments.upsample is not None:
+        raise ConfigError("--prime and --upsample do not go together: name one.")
+    if arguments.infill is not None and arguments.prime is None:
+        raise ConfigError("--infill wants a song to fill a gap in: name it with --prime.")
+    if arguments.upsample is not None:
+        codes = given_codes(codec, arguments.upsample)
+        top = len(codec.model.code_levels) - 1
+        if top not in codes:
+            raise ConfigError(f"{arguments.upsample} does not hold the slowest level ({top}): upsample one that does.")
+        return {top: codes[top]}
+    if arguments.prime is not None:
+        return given_codes(codec, arguments.prime, arguments.prime_seconds)
+    return {}
+
+
+def _request(arguments: Arguments, priors: list[PriorFile], codec: AnyCodec, given: dict[int, Steps]) -> Request:
+    there = max((codes.shape[1] * codec.model.code_levels[level].hop for level, codes in given.items()), default=0)
+    if arguments.minutes is not None:
+        if not arguments.minutes > 0:
+            raise ConfigError(f"--minutes wants more than 0, got {arguments.minutes:g}.")
+        samples = round(arguments.minutes * 60 * codec.sample_rate)
+    else:
+        whole = arguments.infill is not None or arguments.upsample is not None
+        samples = there if whole else there + round(30 * codec.sample_rate)
+    if arguments.prime is not None and arguments.infill is None and samples <= there:
+        raise ConfigError(f"--minutes {samples / codec.sample_rate / 60:g} is no longer than the prime "
+                          f"({there / codec.sample_rate:.1f} s): ask for more, or take less of it by --prime-seconds.")
+    drawings = {}
+    for place, prior in enumerate(priors):
+        values = {name: _of_level(name, getattr(arguments, name), place, len(priors))
+                  for name in ("temperature", "top_k", "top_p", "guidance")}
+        drawings[prior.codes.level] = Drawing(**values)  # type: ignore[arg-type]
+    return Request(samples, arguments.count, arguments.batch, arguments.seed, arguments.tags, arguments.label,
+                   arguments.text, drawings, arguments.overlap)
+
+
+def _of_level(name: str, values: tuple[float, ...], place: int, count: int) -> float:
+    if len(values) not in (1, count):
+        raise ConfigError(f"--{name.replace('_', '-')} wants one value, or one for each of {count} levels, got "
+                          f"{len(values)}.")
+    return values[place if len(values) > 1 else 0]
+
+
+def _open_gap(arguments: Arguments, codec: AnyCodec, given: dict[int, Steps]) -> dict[int, Steps]:
+    """What is given, with -1 where --infill asks for new codes."""
+    if arguments.infill is None:
+        return given
+    seconds = max(codes.shape[1] * codec.model.code_levels[level].hop for level, codes in given.items()
+                  ) / codec.sample_rate
+    try:
+        start, stop = (float(part) for part in arguments.infill.split(":"))
+    except ValueError:
+        raise ConfigError(f"--infill wants FROM:TO in seconds, such as 12.0:15.5, got {arguments.infill}.") from None
+    if not 0 <= start < stop <= seconds:
+        raise ConfigError(f"--infill {arguments.infill} is not within the song, which lasts {seconds:.1f} s.")
+    opened, top = {}, codec.model.code_levels[-1].hop
+    for level, codes in given.items():
+        hop = codec.model.code_levels[level].hop
+        first = int(start * codec.sample_rate) // top * top // hop
+        last = -(-int(stop * codec.sample_rate) // top) * top // hop
+        opened[level] = codes.copy()
+        opened[level][:, first:last] = ABSENT
+    return opened
+
+

@@ -1,0 +1,266 @@
+"""New codes from priors, level after level, the slowest first: songs, what goes on from one, and what fills a gap.
+
+A level longer than its prior's context is drawn in windows that overlap: the end of one is the beginning of the next,
+which goes on from it (Dhariwal 2020, section 4.3). Every draw is a function of (seed, song, level, window), so a song
+is the same whatever is drawn beside it, and one that was stopped goes on to the same end.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from audiovae.checkpoint import find_checkpoint, load_model, read_description
+from audiovae.config import from_dict
+from audiovae.errors import CheckpointError, ConfigError, LabelError, ShapeError, nearest
+from audiovae.models import PriorModel
+from audiovae.priors import ABSENT, Drawing, letters
+from audiovae.seeds import generator
+from audiovae.shapes import CodeLevel, CodeSpec, Condition, DataSpec
+
+Steps = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PriorFile:
+    """A trained prior on disk: where, what it is over, and the model its run took the codes from."""
+
+    path: Path
+    data: DataSpec
+    trained_on: str | None
+
+    @property
+    def codes(self) -> CodeSpec:
+        assert self.data.codes is not None
+        return self.data.codes
+
+    @property
+    def context(self) -> int:
+        """Steps that it was trained on at once."""
+        assert self.data.size is not None
+        return self.data.size[0]
+
+    def load(self) -> PriorModel:
+        model = load_model(self.path)
+        assert isinstance(model, PriorModel)
+        return model
+
+
+def open_priors(paths: Sequence[Path]) -> list[PriorFile]:
+    """Priors of one model's codes, the slowest level first; weights stay on disk until their turn.
+
+    Raises CheckpointError unless they are priors over codes of one model, one for each level from the slowest down.
+    """
+    found = []
+    for path in paths:
+        folder = find_checkpoint(path)
+        description = read_description(folder)
+        if description.get("model", {}).get("kind") != "prior":
+            kind = description.get("model", {}).get("kind")
+            raise CheckpointError(f"{path} is no prior but a model of kind '{kind}': name a run whose model.kind is "
+                                  "\"prior\".")
+        data = from_dict(DataSpec, description["data"], source=str(folder / "config.json"))
+        found.append(PriorFile(folder, data, description.get("experiment", {}).get("data", {}).get("model")))
+    found.sort(key=lambda prior: -prior.codes.level)
+    for prior in found[1:]:
+        if prior.codes.model != found[0].codes.model:
+            raise CheckpointError(f"prior {prior.path} is over codes of model {prior.codes.model}, prior "
+                                  f"{found[0].path} over those of {found[0].codes.model}: take priors of one model.")
+    levels = [prior.codes.level for prior in found]
+    if found and (found[0].codes.upper or levels != list(range(levels[0], levels[0] - len(levels), -1))):
+        raise CheckpointError(f"priors of the levels {', '.join(map(str, levels))}: wanted one for each level, "
+                              "from the slowest, which is told nothing from above, down without a gap.")
+    return found
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    samples : of a song, at the codec's rate.
+    count, batch : songs, and how many of them are drawn together.
+    tags, label, text : names such as "genre=Waltz", a label, and words; each None or () where nothing is said.
+    drawings : by level.
+    overlap : of a window with the next, as a share of it.
+    """
+
+    samples: int
+    count: int = 1
+    batch: int = 4
+    seed: int = 0
+    tags: tuple[str, ...] = ()
+    label: str | None = None
+    text: str | None = None
+    drawings: dict[int, Drawing] = field(default_factory=dict)
+    overlap: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.count < 1 or self.batch < 1 or not 0 < self.overlap < 1:
+            raise ConfigError("a song wants a length, a count and a batch above 0 and an overlap between 0 and 1, got "
+                              f"{self.samples} samples, {self.count}, {self.batch} and {self.overlap:g}.")
+
+
+def plan(absent: NDArray[np.bool_], context: int, overlap: int, unit: int) -> list[tuple[int, int]]:
+    """Windows [start, stop) of up to ``context`` steps that fill all that is ``absent`` (L,), each begun on a ``unit``.
+
+    A gap that fits is put in the middle of one window, so that both of its sides are seen; what is open to the end is
+    gone through from the left.
+
+    >>> plan(np.ones(100, bool), context=40, overlap=20, unit=4)
+    [(0, 40), (20, 60), (40, 80), (60, 100)]
+    >>> gap = np.zeros(100, bool)
+    >>> gap[50:60] = True
+    >>> plan(gap, context=40, overlap=20, unit=4), plan(np.zeros(9, bool), 4, 2, 1)
+    ([(32, 72)], [])
+    """
+    length, where = len(absent), np.flatnonzero(absent)
+    if not len(where):
+        return []
+    first, last = int(where[0]), int(where[-1])
+    end = -(-length // unit) * unit
+    if last < length - 1 and last - first < context // 2:
+        start = max(0, min((first + last + 1 - context) // 2, end - context)) // unit * unit
+        return [(start, min(start + context, length))]
+    windows, start = [], max(0, min(first - overlap, end - context)) // unit * unit
+    stride = max(unit, (context - overlap) // unit * unit)
+    while True:
+        windows.append((start, min(start + context, length)))
+        if windows[-1][1] > last:
+            return windows
+        start = min(start + stride, max(0, end - context) // unit * unit)
+
+
+def open_songs(priors: Sequence[PriorFile], levels: Sequence[CodeLevel], request: Request,
+               given: dict[int, Steps] | None = None) -> dict[int, Steps]:
+    """Room for the songs' codes (count, Q, L) by level, filled with what is ``given`` (Q, n) and -1 elsewhere.
+
+    Raises ShapeError where what is given is not of these levels.
+    """
+    top = levels[priors[0].codes.level].hop
+    steps, songs = ceil(request.samples / top), {}
+    for level in sorted({prior.codes.level for prior in priors} | set(given or {}), reverse=True):
+        hop, num_codes = levels[level]
+        codes = np.full((request.count, len(num_codes), steps * top // hop), ABSENT, np.int64)
+        if given and level in given:
+            part = given[level][:, : codes.shape[2]]
+            if part.shape[0] != len(num_codes) or part.max(initial=0) >= max(num_codes):
+                raise ShapeError(f"level {level} has {len(num_codes)} codes a step below {max(num_codes)}, what is "
+                                 f"given has {part.shape[0]} up to {part.max(initial=0)}.")
+            codes[:, :, : part.shape[1]] = part
+        songs[level] = codes
+    return songs
+
+
+def work(priors: Sequence[PriorFile], levels: Sequence[CodeLevel], request: Request,
+         songs: dict[int, Steps]) -> Iterator[tuple[PriorFile, int, int, int]]:
+    """The windows to be drawn, in order: (prior, first song of the batch, start, stop)."""
+    for prior in priors:
+        level = prior.codes.level
+        absent = (songs[level] < 0).any(axis=(0, 1))
+        overlap = round(request.overlap * prior.context)
+        for first in range(0, request.count, request.batch):
+            for start, stop in plan(absent, prior.context, overlap, prior.codes.ratio):
+                yield prior, first, start, stop
+
+
+def draw(priors: Sequence[PriorFile], levels: Sequence[CodeLevel], request: Request, songs: dict[int, Steps],
+         begun: dict[int, Steps] | None = None, progress: Callable[[int], object] | None = None,
+         saved: Callable[[dict[int, Steps]], object] | None = None,
+         finished: Callable[[int, dict[int, Steps]], object] | None = None) -> dict[int, Steps]:
+    """Fill ``songs`` and give them back; one prior at a time is in memory.
+
+    begun : what an earlier run had drawn of the same songs, gone on from. progress : told steps drawn. saved : called
+    after every window. finished : called with a level once it is whole.
+
+    Raises LabelError on a name that a prior does not know.
+    """
+    for prior in priors:
+        check_names(prior, request)
+    plans = list(work(priors, levels, request, songs))
+    songs = {level: codes.copy() for level, codes in (begun or songs).items()}
+    for prior in priors:
+        model, level = None, prior.codes.level
+        for _, first, start, stop in (row for row in plans if row[0] is prior):
+            last = min(first + request.batch, request.count)
+            part = songs[level][first:last, :, start:stop]
+            if (part >= 0).all():  # drawn before
+                if progress:
+                    progress((last - first) * (stop - start))
+                continue
+            model = model or prior.load()
+            condition = conditioned(prior, levels, request, songs, (first, last), (start, stop))
+            dice = [generator(request.seed, song, level, start) for song in range(first, last)]
+            told = Counter(last - first, stop - start, progress)
+            drawn = model.draw(dice, (stop - start,), condition, request.drawings.get(level, Drawing()),
+                               torch.from_numpy(part), told)
+            told.end()
+            songs[level][first:last, :, start:stop] = drawn.numpy()
+            if saved:
+                saved(songs)
+        if finished:
+            finished(level, songs)
+    return songs
+
+
+class Counter:
+    """Passes steps of ``count`` songs on to a progress bar, up to ``steps`` of each, and what is left at its end."""
+
+    def __init__(self, count: int, steps: int, report: Callable[[int], object] | None):
+        self.count, self.left, self.report = count, steps, report
+
+    def __call__(self, steps: int) -> None:
+        steps = min(steps, self.left)
+        self.left -= steps
+        if self.report:
+            self.report(self.count * steps)
+
+    def end(self) -> None:
+        self(self.left)
+
+
+def conditioned(prior: PriorFile, levels: Sequence[CodeLevel], request: Request, songs: dict[int, Steps],
+                batch: tuple[int, int], window: tuple[int, int]) -> Condition:
+    """What a prior is told of a window of some songs."""
+    (first, last), (start, stop), spec, data = batch, window, prior.codes, prior.data
+    count, rate = last - first, spec.sample_rate or 1
+    total, offset = request.samples / rate, start * spec.hop / rate
+    upper = None
+    if spec.upper:
+        above = songs[spec.level + 1][first:last, :, start // spec.ratio: -(-stop // spec.ratio)]
+        upper = torch.from_numpy(above)
+    tags = None
+    if data.tags and request.tags:
+        tags = torch.tensor([[float(name in request.tags) for name in data.tags]]).expand(count, -1)
+    label = torch.full((count,), data.labels.index(request.label)) if data.labels and request.label else None
+    text = letters(request.text)[None].expand(count, -1) if data.text and request.text else None
+    timing = torch.tensor([[total, offset, min(offset / total, 1.0)]]).expand(count, -1) if data.timing else None
+    return Condition(label=label, tags=tags, timing=timing, text=text, upper=upper)
+
+
+def check_names(prior: PriorFile, request: Request) -> None:
+    """LabelError, with the nearest names, on a tag or label that a prior was not trained with; text likewise."""
+    for name in request.tags:
+        if name not in prior.data.tags:
+            told = nearest(name, prior.data.tags) if prior.data.tags else "it was trained without names"
+            raise LabelError(f"prior {prior.path} knows no '{name}'; {told}.")
+    if request.label is not None and request.label not in prior.data.labels:
+        told = nearest(request.label, prior.data.labels) if prior.data.labels else "it was trained without labels"
+        raise LabelError(f"prior {prior.path} knows no '{request.label}'; {told}.")
+    if request.text and not prior.data.text:
+        raise ConfigError(f"prior {prior.path} was trained without text: leave it out, or train with data.text.")
+
+
+def to_json(request: Request, priors: Sequence[PriorFile]) -> str:
+    """What was asked, of which priors: what a song's tags say, and what going on must agree with."""
+    values = {**vars(request), "drawings": {str(level): vars(drawing) for level, drawing in
+                                            sorted(request.drawings.items())},
+              "model": priors[0].codes.model, "priors": [prior.path.name for prior in priors]}
+    values.pop("batch")  # changes nothing
+    return json.dumps(values, sort_keys=True)
+
+

@@ -1,0 +1,188 @@
+"""Transformer layers: attention to the past or to all, rotary positions, and a cache to go on one step at a time.
+
+Every layer normalises before it works (RMSNorm, Zhang & Sennrich 2019), turns queries and keys by their positions
+(Su 2021, section 3.2), and has a gated perceptron (Shazeer 2020). What a position attends to depends on the distance
+alone, so a layer that looks back over a ``window`` does not care how long a sequence has become.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from audiovae.errors import ConfigError, ShapeError
+
+
+class Cache:
+    """Keys and values that a layer has made so far, (B, heads, room, width of a head) each, filled from the left.
+
+    >>> cache = Cache(batch=1, heads=2, room=4, dim=3, like=torch.zeros(1))
+    >>> keys, values = cache.append(torch.ones(1, 2, 2, 3), torch.zeros(1, 2, 2, 3))
+    >>> keys.shape, cache.length
+    (torch.Size([1, 2, 2, 3]), 2)
+    """
+
+    def __init__(self, batch: int, heads: int, room: int, dim: int, like: Tensor):
+        self.keys, self.values = (like.new_zeros(batch, heads, room, dim) for _ in range(2))
+        self.length = 0
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add some, and give all there are; ShapeError where there is no room."""
+        end = self.length + keys.shape[2]
+        if end > self.keys.shape[2]:
+            raise ShapeError(f"Cache wants at most {self.keys.shape[2]} positions, got {end}: give it more room.")
+        self.keys[:, :, self.length:end], self.values[:, :, self.length:end] = keys, values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class Rotary(nn.Module):
+    """Turns pairs of features by their position, each pair at its own speed, so that products know distances only.
+
+    >>> rotary = Rotary(dim=8)
+    >>> q, k = torch.randn(2, 1, 1, 1, 8)
+    >>> near, far = ((rotary(q, at) * rotary(k, at + 3)).sum() for at in (torch.tensor([2]), torch.tensor([90])))
+    >>> bool((near - far).abs() < 1e-4)
+    True
+    """
+
+    speed: Tensor
+
+    def __init__(self, dim: int, base: float = 10_000.0):
+        super().__init__()
+        self.register_buffer("speed", base ** (-torch.arange(0, dim, 2) / dim), persistent=False)
+
+    def forward(self, x: Tensor, places: Tensor) -> Tensor:
+        """x (B, heads, L, dim) at ``places`` (L,)."""
+        angle = places[:, None].to(self.speed.dtype) * self.speed
+        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class Attention(nn.Module):
+    """Attention of several heads, to itself or, given a ``context``, to that.
+
+    causal : whether a position sees no later one. window : positions it sees, itself among them; 0 for all.
+    Shapes: x (B, L, D), context (B, N, D') -> (B, L, D).
+
+    >>> Attention(16, heads=2, causal=True)(torch.randn(3, 5, 16)).shape
+    torch.Size([3, 5, 16])
+    """
+
+    def __init__(self, dim: int, heads: int, causal: bool, window: int = 0, context_dim: int | None = None):
+        super().__init__()
+        if dim % (2 * heads):
+            raise ConfigError(f"Attention wants a width that is a multiple of twice its heads, got {dim} and {heads}.")
+        self.heads, self.causal, self.window = heads, causal, window
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key_value = nn.Linear(context_dim or dim, 2 * dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+        self.rotary = None if context_dim else Rotary(dim // heads)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        q = self._split(self.query(x))
+        k, v = (self._split(half) for half in self.key_value(x if context is None else context).chunk(2, dim=-1))
+        mask = None
+        if self.rotary is not None:
+            start = cache.length if cache is not None else 0
+            places = torch.arange(start, start + x.shape[1], device=x.device)
+            q, k = self.rotary(q, places), self.rotary(k, places)
+            if cache is not None:
+                k, v = cache.append(k, v)
+            mask = self._mask(places, k.shape[2])
+        # one flag where it will do: the fast kernels know "causal", not every mask
+        plain = mask is not None and not self.window and k.shape[2] == x.shape[1]
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=None if plain else mask, is_causal=plain)
+        return self.out(h.transpose(1, 2).flatten(2))
+
+    def _mask(self, places: Tensor, length: int) -> Tensor | None:
+        """Which of ``length`` positions each of ``places`` sees, (L, length) bool, or None for all of them."""
+        if not self.causal or (len(places) == 1 and not self.window):
+            return None
+        back = places[:, None] - torch.arange(length, device=places.device)
+        seen = back >= 0
+        return seen & (back < self.window) if self.window else seen
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class GatedPerceptron(nn.Module):
+    """out(silu(a) b) with a and b linear in x, as wide as to have the weights of a perceptron four times x's width."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        hidden = -(-8 * dim // 3 // 32) * 32
+        self.inner, self.outer = nn.Linear(dim, 2 * hidden, bias=False), nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.inner(x).chunk(2, dim=-1)
+        return self.outer(F.silu(a) * b)
+
+
+class TransformerLayer(nn.Module):
+    """Attention to itself, to a context where there is one, and a perceptron, each added to what came in."""
+
+    def __init__(self, dim: int, heads: int, causal: bool, window: int, context_dim: int, dropout: float):
+        super().__init__()
+        self.attention, self.attention_norm = Attention(dim, heads, causal, window), nn.RMSNorm(dim)
+        self.cross = Attention(dim, heads, causal=False, context_dim=context_dim) if context_dim else None
+        self.cross_norm = nn.RMSNorm(dim) if context_dim else None
+        self.perceptron, self.perceptron_norm = GatedPerceptron(dim), nn.RMSNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), cache=cache))
+        if self.cross is not None and self.cross_norm is not None and context is not None:
+            x = x + self.dropout(self.cross(self.cross_norm(x), context))
+        return x + self.dropout(self.perceptron(self.perceptron_norm(x)))
+
+
+class Transformer(nn.Module):
+    """``depth`` layers and a last norm.
+
+    Parameters
+    ----------
+    dim, depth, heads : width D, layers, and heads of each.
+    causal, window : see :class:`Attention`.
+    context_dim : width of what is attended to besides, 0 for nothing.
+    remember : False computes a layer's activations anew for its gradient, in place of keeping them.
+
+    Shapes: x (B, L, D), context (B, N, D') or None -> (B, L, D).
+
+    >>> net = Transformer(16, depth=2, heads=2, causal=True).eval()
+    >>> x, caches = torch.randn(1, 6, 16), net.caches(batch=1, room=6)
+    >>> steps = torch.cat([net(x[:, :4], caches=caches), net(x[:, 4:], caches=caches)], dim=1)
+    >>> torch.allclose(steps, net(x), atol=1e-5)
+    True
+    """
+
+    layers: Sequence[TransformerLayer]
+
+    def __init__(self, dim: int, depth: int, heads: int, causal: bool, window: int = 0, context_dim: int = 0,
+                 dropout: float = 0.0, remember: bool = True):
+        super().__init__()
+        self.dim, self.heads, self.remember = dim, heads, remember
+        self.layers = nn.ModuleList(  # type: ignore[assignment]
+            TransformerLayer(dim, heads, causal, window, context_dim, dropout) for _ in range(depth))
+        self.norm = nn.RMSNorm(dim)
+        for layer in self.layers:  # what is added to the stream starts small, the more so the more is added
+            for linear in (layer.attention.out, layer.perceptron.outer, layer.cross and layer.cross.out):
+                if linear is not None:
+                    nn.init.normal_(linear.weight, std=0.02 / (2 * depth) ** 0.5)
+
+    def caches(self, batch: int, room: int) -> list[Cache]:
+        """An empty cache a layer, for sequences of up to ``room``."""
+        like = self.norm.weight
+        return [Cache(batch, self.heads, room, self.dim // self.heads, like) for _ in self.layers]
+
+    def forward(self, x: Tensor, context: Tensor | None = None, caches: list[Cache] | None = None) -> Tensor:
+        for index, layer in enumerate(self.layers):
+            if self.remember or not torch.is_grad_enabled():
+                x = layer(x, context, caches[index] if caches is not None else None)
+            else:
+                x = checkpoint(layer, x, context, use_reentrant=False)  # type: ignore[assignment]
+        return self.norm(x)

@@ -1,0 +1,25 @@
+"""Priors over codes, all of one contract. ``PriorNetworkConfig`` is the union a recipe chooses from."""
+
+from typing import Annotated
+
+from pydantic import Discriminator
+
+from audiovae.priors.base import ABSENT, Drawing, Prior
+from audiovae.priors.conditions import ToldConfig, letters
+from audiovae.priors.masked import MaskedConfig, MaskedPrior
+from audiovae.priors.transformer import CausalConfig, CausalPrior
+
+PriorNetworkConfig = Annotated[CausalConfig | MaskedConfig, Discriminator("kind")]
+
+__all__ = [
+    "ABSENT",
+    "CausalConfig",
+    "CausalPrior",
+    "Drawing",
+    "MaskedConfig",
+    "MaskedPrior",
+    "Prior",
+    "PriorNetworkConfig",
+    "ToldConfig",
+    "letters",
+]
