@@ -29,7 +29,7 @@ from audiovae.level_codec import AnyCodec, open_codec
 from audiovae.models import Model
 from audiovae.priors import ABSENT, letters
 from audiovae.seeds import generator
-from audiovae.shapes import Batch, CodeLevel, CodeSpec, Condition, DataSpec
+from audiovae.shapes import Batch, CodeSpec, Condition, DataSpec
 
 LIMIT = 2**16  # codes are kept in 16 bits
 
@@ -47,10 +47,9 @@ class CorpusCodes:
         if corpus.sample_rate != codec.sample_rate:
             raise CorpusError(f"corpus {corpus.folder} has {corpus.sample_rate} Hz, the model wants "
                               f"{codec.sample_rate} Hz: prepare the corpus at that rate.")
-        header = codec.header()
-        if any(size > LIMIT for sizes in header.num_codes for size in sizes):
+        if any(size > LIMIT for level in codec.code_levels for size in level.num_codes):
             raise ConfigError(f"codes are kept in 16 bits, this model has codebooks of more than {LIMIT}.")
-        self.levels = tuple(map(CodeLevel, header.hops, header.num_codes))
+        self.levels = codec.code_levels
         samples = np.array([u.length for u in corpus.all])
         self.lengths = np.stack([-(-samples // level.hop) for level in self.levels], axis=1)
         self.starts = np.cumsum(self.lengths, axis=0) - self.lengths

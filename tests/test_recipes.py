@@ -43,8 +43,9 @@ def tiny_colours(tmp_path_factory) -> tuple[Path, Path]:
 
 
 def shrunk(model: ModelConfig) -> ModelConfig:
-    """A ladder of the same rows, a tenth as wide and with one group at most on each."""
-    assert isinstance(model, LadderConfig)
+    """A ladder of the same rows, a tenth as wide and with one group at most on each; other models as they are."""
+    if not isinstance(model, LadderConfig):
+        return model
     return replace(model, scales=tuple(replace(row, width=max(row.width // 10, 4), groups=min(row.groups, 1), cells=1)
                                        for row in model.scales))
 

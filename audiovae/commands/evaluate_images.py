@@ -16,14 +16,21 @@ from audiovae.checkpoint import find_checkpoint, load_model, read_description
 from audiovae.config import Config, from_dict, merge
 from audiovae.data import DataConfig, Source
 from audiovae.errors import ConfigError, ShapeError
-from audiovae.evaluate_images import PictureEvaluation, binarized, evaluate_pictures, score_generated, told
+from audiovae.evaluate_images import (
+    PictureEvaluation,
+    binarized,
+    compression,
+    evaluate_pictures,
+    score_generated,
+    told,
+)
 from audiovae.files import atomic_file
 from audiovae.gallery import Exhibit, Study, depths, interpolation, plane, samples, traversal
 from audiovae.gallery.exhibit import show
 from audiovae.image.pictures import PartName
 from audiovae.image.pretrained import scoring_network
 from audiovae.image.source import ImageSource
-from audiovae.models import DensityModel, Model
+from audiovae.models import DensityModel, Hierarchical, Model, Multires
 from audiovae.report import Report, draw_groups, draw_kl, draw_loss, draw_pictures, draw_usage
 from audiovae.shapes import Batch, Condition, DataSpec
 
@@ -37,6 +44,8 @@ CURVES = ("elbo", "bits_per_dimension", "distortion", "rate")
 def run(asked: "Arguments", settings: dict[str, str | list[str]]) -> int:
     """Measure, print the tables, and write evaluation.json and evaluation.html where an output is named."""
     model = load_model(asked.model)
+    if isinstance(model, Multires):
+        raise ConfigError("the levels of model 'multires' are models apart, of sound; for pictures take 'hierarchical'.")
     source = own_data(asked.model, model.data, settings)
     batch = held_out(source, asked.split, asked.limit, asked.seed)
     with tqdm(total=len(batch.x), unit="picture", disable=None) as bar:
@@ -45,7 +54,7 @@ def run(asked: "Arguments", settings: dict[str, str | list[str]]) -> int:
     if asked.generate:
         _score(result, model, source, batch, asked)
     tables = {"measures": result.table(), "latent": result.latent(), "groups": result.each_group(),
-              "generated": result.generated()}
+              "compression": compression(model, tuple(batch.x.shape[2:])), "generated": result.generated()}
     print("\n\n".join([*(table.text() for table in tables.values() if table.rows), *result.notes]))
     if asked.output is None:
         return 0
@@ -130,7 +139,8 @@ def chosen(batch: Batch, index: Tensor) -> Batch:
 def page(asked: "Arguments", model: Model, source: Source, batch: Batch, result: PictureEvaluation) -> Report:
     """What was measured, reconstructions, draws, walks through the latent space, and the course of training."""
     report = Report("Evaluation", lead=f"{asked.model} on {len(batch.x)} pictures of the {asked.split} part.")
-    for table in (result.table(), result.latent(), result.each_group(), result.generated()):
+    sizes = compression(model, tuple(batch.x.shape[2:]))
+    for table in (result.table(), result.latent(), result.each_group(), sizes, result.generated()):
         if table.rows:
             report.table(table)
     if result.groups:
@@ -167,13 +177,27 @@ def _exhibits(asked: "Arguments", model: Model, source: Source, batch: Batch) ->
         drawn = model.sample(4 * ACROSS, generator=generator)
         yield show("samples", "Samples", f"{len(drawn)} samples.", drawn.split(ACROSS))
         return
-    if model.bottleneck.is_discrete:
+    if isinstance(model, Hierarchical):
+        yield revealed(model, chosen(batch, torch.arange(min(ACROSS, len(batch.x)))))
+    if model.code_levels:
         return  # codes are drawn by a prior of their own
     train = held_out(source, "train", 10_000, asked.seed) if isinstance(source, ImageSource) else source.batch(0)
     study = Study(model.requires_grad_(False), train, batch, asked.split, generator=generator)
     for make in (depths, samples, partial(interpolation, batch=batch), traversal, plane):
         with suppress(ConfigError):  # a plane of one dimension, say
             yield make(study)
+
+
+def revealed(model: Hierarchical, batch: Batch) -> Exhibit:
+    """What the top level holds, and what each below it adds: levels switched on one after the other."""
+    with torch.no_grad():
+        condition = told(model, batch.condition)
+        codes = model.encode_levels(batch.x, condition)
+        steps = [[None] * first + list(codes[first:]) for first in reversed(range(len(codes)))]
+        rows = [batch.x, *(model.reveal(step, condition) for step in steps)]
+    names = ["source", *(f"levels {first} and up" if first else "all" for first in reversed(range(len(codes))))]
+    return show("levels", "Levels", "Held-out pictures from the top level alone, and with those below it; in place of a "
+                "level that is not told stands the mean of its codes.", rows, names, "From the top down")
 
 
 def _score(result: PictureEvaluation, model: Model, source: Source, batch: Batch, asked: "Arguments") -> None:
