@@ -300,10 +300,17 @@ def test_balance_presses_on_what_spends_most_for_its_size():
 
 
 def test_a_silent_group_is_named_and_a_silent_ladder_has_collapsed():
-    said = collapse_alarm({"rate": 9.0, "active_units_0": 3.0, "active_units_10": 0.0, "active_units_2": 0.0}, 200)
-    assert said is not None and "2 of 3 groups of latents say nothing (levels 10, 2)" in said
-    said = collapse_alarm({"rate": 9.0, "active_units_0": 0.0, "active_units_1": 0.0}, 200)
+    nats = {0: 5.0, 10: 0.001, 2: 0.002, 3: 0.2}
+
+    def numbers(nats, rate):
+        return {"rate": rate, **{f"kl_{k}": v for k, v in nats.items()}, **{f"active_units_{k}": 0.0 for k in nats},
+                **{f"kl_per_dim_{k}": 0.0 for k in nats}}
+
+    said = collapse_alarm(numbers(nats, 5.2), 200)
+    assert said is not None and "2 of 4 groups of latents say nothing (levels 2, 10)" in said
+    said = collapse_alarm(numbers({0: 0.001, 1: 0.0}, 0.001), 200)
     assert said is not None and "has collapsed" in said
+    assert collapse_alarm(numbers({0: 3.0, 1: 0.2}, 3.2), 200) is None
 
 
 @pytest.mark.parametrize("config", [WAVE, replace(WAVE, cells=PlainCells(), residual=False)], ids=["nvae", "plain"])
