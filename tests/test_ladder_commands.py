@@ -43,21 +43,21 @@ def test_pictures_are_measured_with_a_row_a_group(runs, tmp_path, capsys):
 
 
 def test_sound_without_codes_is_measured_on_its_own_data(runs, tmp_path, capsys):
-    assert main(["evaluate", "--model", str(runs / "sound"), "-o", str(tmp_path), "--samples", "2", "--limit", "3"]) == 0
+    words = ["evaluate", "--model", str(runs / "sound"), "-o", str(tmp_path), "--samples", "2", "--limit", "3"]
+    assert main(words) == 0
     assert "3 crops measured" in capsys.readouterr().out
     page = (tmp_path / "evaluation.html").read_text()
     assert "<audio" in page and "top group" in page
 
 
-@pytest.mark.parametrize("action", ["sample", "interpolate", "traverse", "nearest", "diagnose", "depth", "manifold"])
+@pytest.mark.parametrize("action", ["sample", "nearest", "diagnose", "depth"])
 def test_its_latents_are_shown(runs, tmp_path, action, capsys):
     assert main(["latents", action, "--model", str(runs / "pictures"), "-o", str(tmp_path), "--limit", "40"]) == 0
     assert "Written to" in capsys.readouterr().out and any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("action", ["depth", "sample", "interpolate"])
-def test_its_sound_is_heard(runs, tmp_path, action):
-    assert main(["latents", action, "--model", str(runs / "sound"), "-o", str(tmp_path), "--limit", "8"]) == 0
+def test_its_sound_is_heard(runs, tmp_path):
+    assert main(["latents", "depth", "--model", str(runs / "sound"), "-o", str(tmp_path), "--limit", "8"]) == 0
     assert len(list(tmp_path.glob("*.wav"))) > 2
 
 
