@@ -421,3 +421,16 @@ def test_a_checkpoint_gives_the_model_back(tmp_path):
     save_model(tmp_path, model, config)
     again = load_model(tmp_path)
     assert torch.equal(model.eval().reconstruct(pictures()), again.reconstruct(pictures()))
+
+
+def test_it_trains_on_the_bound_of_many_latents():
+    """The objective's own estimate of IWAE, from all groups' ratios together, is that of the measure."""
+    model, x = stirred(built(PLAIN), by=0.05), pictures(4)
+    objective = ObjectiveConfig(bound="iwae", samples=6).build(None)
+    torch.manual_seed(2)
+    loss = objective(model(x, samples=6), x, model.likelihood, progress=0.5)
+    torch.manual_seed(2)
+    assert loss.iwae.item() == pytest.approx(log_likelihood(model, x, 6).mean().item(), rel=1e-5)
+    assert loss.total.item() == pytest.approx(-loss.iwae.item() / 64, rel=1e-5)
+    loss.total.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
