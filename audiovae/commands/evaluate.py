@@ -40,7 +40,7 @@ class Arguments:
 
     A model of pictures, or of sound without codes, is measured on the held-out part of its own data (or what
     --data.kind and the like name): bounds of its likelihood, bits per dimension, reconstruction, use of the latent,
-    generated pictures.
+    generated pictures. A prior over codes is measured in nats a code, beside counting codes and pairs.
     Writes evaluation.json and evaluation.html (with players and spectrograms, or pictures) into the output folder.
     PESQ and STOI come with: pip install 'audiovae[metrics]'
     """
@@ -134,6 +134,10 @@ def _of_pictures(arguments: Arguments, settings: dict[str, str | list[str]]) -> 
     if arguments.inputs:
         raise ConfigError(f"{arguments.model} is a model without codes, measured on its own data: leave out "
                           f"{arguments.inputs[0]}, or name other data with --data.kind and the like.")
+    if read_description(find_checkpoint(arguments.model))["model"]["kind"] == "prior":
+        from audiovae.commands import evaluate_priors
+
+        return evaluate_priors.run(arguments, settings)
     from audiovae.commands.evaluate_images import run
 
     return run(arguments, settings)

@@ -31,7 +31,7 @@ from audiovae.image.pictures import PartName
 from audiovae.image.pretrained import scoring_network
 from audiovae.image.source import ImageSource
 from audiovae.models import DensityModel, Hierarchical, Model, Multires
-from audiovae.report import Report, draw_groups, draw_kl, draw_loss, draw_pictures, draw_usage
+from audiovae.report import Report, draw_groups, draw_kl, draw_loss, draw_usage
 from audiovae.shapes import Batch, Condition, DataSpec
 
 if TYPE_CHECKING:
