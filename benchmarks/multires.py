@@ -1,7 +1,7 @@
 """How fast the levels of Jukebox's VQ-VAE encode, decode and train, beside a plain re-statement of its convolutions.
 
     python benchmarks/multires.py                  # one thread, 10 s of 44.1 kHz, a few minutes
-    python benchmarks/multires.py --seconds 30 --repeats 5
+    python benchmarks/multires.py --seconds 30 --repeats 5 --levels 1 2
 
 The paper's shapes, random weights. Plain is the same layers written one after the other over the whole recording, and
 codes found by all distances at once: what a reader of the paper would write. Ours is the codec, which works in blocks
@@ -124,6 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--levels", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -134,7 +135,7 @@ def main() -> None:
         print(f"{(peak_memory() - before) / 1e6:.0f}")
         return
     rows = []
-    for level in range(3):
+    for level in asked.levels:
         encode, decode = coding(level, asked.seconds, asked.repeats)
         train = median(trainers(level), asked.repeats)
         for name, its in (("encode, × real time", encode), ("decode, × real time", decode)):
