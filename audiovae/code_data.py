@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from audiovae.audio.corpus import Corpus, Split, Utterance
 from audiovae.checkpoint import fingerprint, load_model
-from audiovae.codec import Codec
 from audiovae.config import Config, Count, Whole
 from audiovae.errors import ConfigError, CorpusError
 from audiovae.files import atomic_folder
 from audiovae.image.pictures import PartName
 from audiovae.image.sets import PictureConfig
+from audiovae.level_codec import AnyCodec, open_codec
 from audiovae.models import Model
 from audiovae.priors import ABSENT, letters
 from audiovae.seeds import generator
@@ -42,7 +42,7 @@ class CorpusCodes:
     lengths : (utterances, levels) steps; a code of level l + 1 stands for a whole number of those of level l.
     """
 
-    def __init__(self, corpus: Corpus, codec: Codec):
+    def __init__(self, corpus: Corpus, codec: AnyCodec):
         self.corpus, self.codec = corpus, codec
         if corpus.sample_rate != codec.sample_rate:
             raise CorpusError(f"corpus {corpus.folder} has {corpus.sample_rate} Hz, the model wants "
@@ -62,8 +62,11 @@ class CorpusCodes:
             files = [stack.enter_context((folder / f"level-{i}.u16").open("wb")) for i in range(len(self.levels))]
             for utterance in tqdm(self.corpus.all, unit="recording", desc="encoding", disable=None):
                 wave = torch.from_numpy(self.corpus.audio(utterance))
-                for file, codes, level in zip(files, self.codec.encode_whole(wave), self.levels, strict=True):
-                    file.write(codes[:, : -(-utterance.length // level.hop)].T.astype("<u2").tobytes())
+                left = [-(-utterance.length // level.hop) for level in self.levels]  # a hierarchy's may end later
+                for block in self.codec.encode_blocks([wave]):
+                    for place, (file, codes) in enumerate(zip(files, block, strict=True)):
+                        file.write(codes[:, : left[place]].T.astype("<u2").tobytes())
+                        left[place] -= min(left[place], codes.shape[1])
 
     def maps(self) -> list[NDArray[np.uint16]]:
         """A map (L in all, Q) a level; CorpusError where one is cut short."""
@@ -99,7 +102,7 @@ class AudioCodes:
     def __init__(self, config: "CodesData", seed: int):
         self.config, self.seed = config, seed
         self.corpus = Corpus.open(config.corpus)
-        codec = Codec.from_pretrained(config.model, prior=False)
+        codec = open_codec(config.model, prior=False)
         self.all = CorpusCodes(self.corpus, codec)
         level = chosen_level(config, codec.model)
         self.above = level + 1 if level + 1 < len(self.all.levels) else None
@@ -132,10 +135,20 @@ class AudioCodes:
         return [self._batch("valid", self.config.batch_size, np.random.default_rng([0, index]))
                 for index in range(self.config.validation_batches)]
 
+    def indexed(self, split: Split) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Every recording of a split by its place in the corpus, and its codes (Q, L)."""
+        for index in self._drawable(split)[0].tolist():
+            yield index, self.all.codes(index, self.level, 0, int(self.all.lengths[index, self.level]))
+
     def whole(self, split: Split) -> Iterator[tuple[Utterance, NDArray[np.int64]]]:
         """Every recording of a split and its codes (Q, L)."""
-        for index in self._drawable(split)[0]:
-            yield self.corpus.all[index], self.all.codes(index, self.level, 0, int(self.all.lengths[index, self.level]))
+        return ((self.corpus.all[index], codes) for index, codes in self.indexed(split))
+
+    def stretches(self, index: int, size: int) -> Iterator[Batch]:
+        """All of one recording, one stretch after the other, ``size`` of them a batch."""
+        starts = range(0, int(self.all.lengths[index, self.level]), self.tokens)
+        for first in range(0, len(starts), size):
+            yield stacked([self.example(index, start) for start in starts[first:first + size]])
 
     def example(self, index: int, start: int) -> Batch:
         """A batch of one: the stretch of recording ``index`` from step ``start`` on."""
@@ -210,6 +223,10 @@ class PictureCodes:
         part = self.part("valid")
         every = torch.arange(len(part.x))[: self.config.validation_batches * self.config.batch_size]
         return [_picked(part, some) for some in every.split(self.config.batch_size)]
+
+    def picked(self, name: PartName, pick: Tensor) -> Batch:
+        """Some examples of a part."""
+        return _picked(self.part(name), pick)
 
     @torch.no_grad()
     def part(self, name: PartName) -> Batch:

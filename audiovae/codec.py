@@ -135,10 +135,6 @@ class Codec:
         """Hop and codebooks of each level that it writes, the fastest first."""
         return (CodeLevel(self.hop, self.num_codes),)
 
-    def encode_whole(self, waveform: Tensor) -> tuple[np.ndarray, ...]:
-        """A waveform (T,) at ``sample_rate`` to the codes (Q, L) of every level, and nothing else."""
-        return (np.concatenate(list(self.encode_stream([waveform])), axis=1),)
-
     def _checked(self, waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
         wave = channelled(waveform, self.channels)
         if not torch.isfinite(wave).all():

@@ -41,6 +41,7 @@ class PictureEvaluation:
     counts : for each quantizer how often each of its K codes was used, (K,) int64; stages : its name.
     scores : of generated pictures, name -> value; empty where none were asked for.
     notes : what was left out, and why.
+    what : the examples are, in words.
     """
 
     values: dict[str, list[float]] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class PictureEvaluation:
     stages: tuple[str, ...] = ()
     scores: list[tuple[str, Interval]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    what: str = "pictures"
 
     def interval(self, measure: str) -> Interval:
         """Mean and 95 % interval of a measure over the pictures."""
@@ -66,7 +68,7 @@ class PictureEvaluation:
     def table(self) -> Table:
         """Every measure with its mean over pictures and how many it is over."""
         rows = [(name, str(self.interval(name)), len(values)) for name, values in self.values.items()]
-        return Table(("measure", "mean ± 95 % interval", "pictures"), rows)
+        return Table(("measure", "mean ± 95 % interval", self.what), rows)
 
     def latent(self) -> Table:
         """How much of the latent is used: its active units, or the use of each quantizer's codes."""
@@ -110,6 +112,7 @@ def evaluate_pictures(model: Model, batch: Batch, binarize: Binarize = "none", s
     ['ELBO, nats', 'distortion -log p(x|z), nats', 'rate KL(q(z|x) || p(z)), nats']
     """
     result, maps, means = PictureEvaluation(), [], []
+    result.what = "pictures" if model.data.sample_rate is None else "crops"
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for start in range(0, len(batch.x), BATCH):
@@ -142,7 +145,7 @@ def evaluate_pictures(model: Model, batch: Batch, binarize: Binarize = "none", s
         result.kl = torch.cat([use.nats_of_dimensions for use in result.groups])
     if unused := silent(result.groups):
         result.notes.append(f"{len(unused)} of {len(result.groups)} groups of latents are not in use (below {SILENT:g} "
-                            f"nats a picture): levels {', '.join(map(str, unused))}.")
+                            f"nats an example): levels {', '.join(map(str, unused))}.")
     return result
 
 

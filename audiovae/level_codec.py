@@ -90,10 +90,6 @@ class LevelCodec:
             speaker = self.closest_speaker(wave)
         return self.codes(self.encode_blocks([wave]), lambda: wave.shape[-1], speaker)
 
-    def encode_whole(self, waveform: Tensor) -> tuple[np.ndarray, ...]:
-        """A waveform (T,), or (C, T), at ``sample_rate`` to the codes (Q, L) of every level, and nothing else."""
-        return tuple(np.concatenate(parts, axis=1) for parts in zip(*self.encode_blocks([waveform]), strict=True))
-
     def codes(self, blocks: Blocks, num_samples: Callable[[], int], speaker: str | None = None) -> Codes:
         """Blocks of codes, (Q, L) of every level, as one; ``num_samples`` tells the length once the last has come."""
         levels = tuple(np.concatenate(parts, axis=1) for parts in zip(*blocks, strict=True))

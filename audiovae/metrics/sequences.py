@@ -40,26 +40,24 @@ def longest_copy(sequence: Codes, training: Sequence[Codes]) -> Copy:
         raise ShapeError(f"longest_copy wants integers (L,) or (Q={len(every[-1])}, L), got "
                          f"{sorted({str(c.shape) for c in every if len(c) != len(every[-1]) or c.ndim != 2})}.")
     ends = np.cumsum([c.shape[1] + 1 for c in every])
-    steps = np.unique(np.concatenate(every, axis=1), axis=1, return_inverse=True)[1].ravel()
-    names = np.empty(ends[-1], np.int64)
-    inside = np.ones(ends[-1], bool)
-    inside[ends - 1] = False  # a step of its own after each sequence: no run goes across
-    names[inside] = steps
-    names[~inside] = len(steps) + np.arange(len(ends))
-    query = int(ends[-1]) - 1 - every[-1].shape[1]
+    query = int(ends[-1]) - every[-1].shape[1] - 1
+    names = np.full(ends[-1], -1, np.int64)  # after each sequence lies a step of no name: no run goes across
+    inside = np.ones(len(names), bool)
+    inside[ends - 1] = False
+    for row in np.concatenate(every, axis=1):
+        steps = np.unique(row, return_inverse=True)[1]
+        names[inside] = _named(names[inside] + 1, steps)
+    names = _of_query(names, query)
 
-    length, best = 1, _shared(names, 0, query)
+    length, best = 1, _shared(names, query)
     if best is None:
         return Copy(0)
-    while len(names) > length:
-        twice = _named(names[:-length], names[length:])
-        if (found := _shared(twice, 0, query)) is None:
-            break
+    while (found := _shared(twice := _runs(names, length, query), query)) is not None:
         names, length, best = twice, 2 * length, found
     low, high = length, 2 * length - 1
     while low < high:
         middle = (low + high + 1) // 2
-        if (found := _shared(names, middle - length, query)) is None:
+        if (found := _shared(_runs(names, middle - length, query), query)) is None:
             high = middle - 1
         else:
             low, best = middle, found
@@ -69,20 +67,34 @@ def longest_copy(sequence: Codes, training: Sequence[Codes]) -> Copy:
 
 
 def _named(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A number for each pair of numbers, the same for the same pair."""
+    """A number from 0 for each pair of numbers, the same for the same pair."""
     return np.unique(first * (int(second.max(initial=0)) + 1) + second, return_inverse=True)[1]
 
 
-def _shared(names: NDArray[np.int64], apart: int, query: int) -> tuple[int, int] | None:
-    """Where a run after ``query`` is the same as one before it: a run is its names at i and at i + ``apart``."""
-    count = len(names) - apart
-    if count <= query or not query:
+def _runs(names: NDArray[np.int64], apart: int, query: int) -> NDArray[np.int64]:
+    """The names of longer runs, each of a run at i and one at i + ``apart``; -1 where either has none."""
+    count = max(len(names) - apart, 0)
+    runs = np.full(count, -1, np.int64)
+    at = np.flatnonzero((names[:count] >= 0) & (names[apart:] >= 0))
+    runs[at] = _named(names[at], names[at + apart])
+    return _of_query(runs, query)
+
+
+def _of_query(runs: NDArray[np.int64], query: int) -> NDArray[np.int64]:
+    """Without the names that none after ``query`` has: few are left to compare at the next length."""
+    wanted = np.zeros(int(runs.max(initial=-1)) + 2, bool)
+    wanted[runs[query:]] = True
+    wanted[-1] = False  # where -1 points
+    return np.where(wanted[runs], runs, -1)
+
+
+def _shared(runs: NDArray[np.int64], query: int) -> tuple[int, int] | None:
+    """The first run after ``query`` whose name is before it, too, and the first place there."""
+    places = np.flatnonzero(runs[:query] >= 0)
+    starts = query + np.flatnonzero(np.isin(runs[query:], runs[places]) & (runs[query:] >= 0))
+    if not len(starts):
         return None
-    runs = _named(names[:count], names[apart:]) if apart else names
-    known, places = np.unique(runs[:query], return_index=True)
-    at = np.minimum(np.searchsorted(known, runs[query:]), len(known) - 1)
-    same = np.flatnonzero(known[at] == runs[query:])
-    return (query + int(same[0]), int(places[at[same[0]]])) if len(same) else None
+    return int(starts[0]), int(places[np.argmax(runs[places] == runs[starts[0]])])
 
 
 class SequenceClassifier:
