@@ -153,6 +153,7 @@ class MultiresCodec(LevelCodec):
         self.parts = [Codec(level) for level in model.each]
         for part in self.parts:
             part.fingerprint = self.fingerprint
+            part.block = max(BLOCK, *(3 * sum(sides) for sides in part._halos))  # long dilations: halos cost a third
         self.speakers = self.parts[self.levels[0]].speakers
 
     @property

@@ -45,7 +45,7 @@ def run(asked: "Arguments", settings: dict[str, str | list[str]]) -> int:
     """Measure, print the tables, and write evaluation.json and evaluation.html where an output is named."""
     model = load_model(asked.model)
     if isinstance(model, Multires):
-        raise ConfigError("the levels of model 'multires' are models apart, of sound; for pictures take 'hierarchical'.")
+        raise ConfigError("the levels of 'multires' are models apart, of sound; for pictures take 'hierarchical'.")
     source = own_data(asked.model, model.data, settings)
     source.fit(model.hop)
     if asked.split == "test" and not isinstance(source, ImageSource):  # crops are of two parts only
@@ -198,8 +198,8 @@ def revealed(model: Hierarchical, batch: Batch) -> Exhibit:
         steps = [[None] * first + list(codes[first:]) for first in reversed(range(len(codes)))]
         rows = [batch.x, *(model.reveal(step, condition) for step in steps)]
     names = ["source", *(f"levels {first} and up" if first else "all" for first in reversed(range(len(codes))))]
-    return show("levels", "Levels", "Held-out pictures from the top level alone, and with those below it; in place of a "
-                "level that is not told stands the mean of its codes.", rows, names, "From the top down")
+    return show("levels", "Levels", "Held-out pictures from the top level alone, and with those below it; in place of "
+                "a level that is not told stands the mean of its codes.", rows, names, "From the top down")
 
 
 def _score(result: PictureEvaluation, model: Model, source: Source, batch: Batch, asked: "Arguments") -> None:
