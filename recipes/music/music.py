@@ -37,8 +37,8 @@ def main(folder: Path) -> int:
         run_command("prepare", "music", music, "-o", corpus, "--rate", "16000", "--test-by", "given")
 
     settings = ["--data.corpus", corpus]
-    train(3, "A model learns to code music at two levels, 12.5 and 50 times a second, in 4 minutes", codec, "small.toml",
-          settings)
+    train(3, "A model learns to code music at two levels, 12.5 and 50 times a second, in 4 minutes", codec,
+          "small.toml", settings)
     settings = [*settings, "--data.model", codec]
     train(4, "A prior learns what follows what among the slow codes, told artist, genre and place, in 2 minutes", top,
           "small_top.toml", settings)
