@@ -1,5 +1,6 @@
 # make test       sets up .venv and runs the tests
 # make demo       sets up .venv and runs the main job on a corpus made on the spot; opens nothing, prints where
+# make music      sets up .venv, learns music composed on the spot and makes new songs of it; prints where its page is
 # make baseline   sets up .venv, trains the default VAE on pictures of digits, measures it, and prints where its page is
 # make lint       the checks a change must pass besides the tests
 
@@ -7,12 +8,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 BASELINE := runs/baseline
 
-.PHONY: test demo baseline lint clean
+.PHONY: test demo music baseline lint clean
 test: .venv/.test
 	$(BIN)/python -m pytest -n 2
 
 demo: .venv/.demo
 	@$(BIN)/python recipes/demo/demo.py demo
+
+music: .venv/.music
+	@$(BIN)/python recipes/music/music.py music
 
 baseline: .venv/.core
 	@$(BIN)/audiovae train $(if $(wildcard $(BASELINE)/checkpoint-*),--resume $(BASELINE),\
@@ -30,4 +34,4 @@ lint: .venv/.dev
 	@touch $@
 
 clean:
-	rm -rf .venv demo $(BASELINE)
+	rm -rf .venv demo music $(BASELINE)

@@ -29,7 +29,7 @@ from audiovae.level_codec import AnyCodec, open_codec
 from audiovae.models import Model
 from audiovae.priors import ABSENT, letters
 from audiovae.seeds import generator
-from audiovae.shapes import Batch, CodeLevel, CodeSpec, Condition, DataSpec
+from audiovae.shapes import Batch, CodeSpec, Condition, DataSpec
 
 LIMIT = 2**16  # codes are kept in 16 bits
 
@@ -47,10 +47,9 @@ class CorpusCodes:
         if corpus.sample_rate != codec.sample_rate:
             raise CorpusError(f"corpus {corpus.folder} has {corpus.sample_rate} Hz, the model wants "
                               f"{codec.sample_rate} Hz: prepare the corpus at that rate.")
-        header = codec.header()
-        if any(size > LIMIT for sizes in header.num_codes for size in sizes):
+        if any(size > LIMIT for level in codec.code_levels for size in level.num_codes):
             raise ConfigError(f"codes are kept in 16 bits, this model has codebooks of more than {LIMIT}.")
-        self.levels = tuple(map(CodeLevel, header.hops, header.num_codes))
+        self.levels = codec.code_levels
         samples = np.array([u.length for u in corpus.all])
         self.lengths = np.stack([-(-samples // level.hop) for level in self.levels], axis=1)
         self.starts = np.cumsum(self.lengths, axis=0) - self.lengths
@@ -136,10 +135,20 @@ class AudioCodes:
         return [self._batch("valid", self.config.batch_size, np.random.default_rng([0, index]))
                 for index in range(self.config.validation_batches)]
 
+    def indexed(self, split: Split) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Every recording of a split by its place in the corpus, and its codes (Q, L)."""
+        for index in self._drawable(split)[0].tolist():
+            yield index, self.all.codes(index, self.level, 0, int(self.all.lengths[index, self.level]))
+
     def whole(self, split: Split) -> Iterator[tuple[Utterance, NDArray[np.int64]]]:
         """Every recording of a split and its codes (Q, L)."""
-        for index in self._drawable(split)[0]:
-            yield self.corpus.all[index], self.all.codes(index, self.level, 0, int(self.all.lengths[index, self.level]))
+        return ((self.corpus.all[index], codes) for index, codes in self.indexed(split))
+
+    def stretches(self, index: int, size: int) -> Iterator[Batch]:
+        """All of one recording, one stretch after the other, ``size`` of them a batch."""
+        starts = range(0, int(self.all.lengths[index, self.level]), self.tokens)
+        for first in range(0, len(starts), size):
+            yield stacked([self.example(index, start) for start in starts[first:first + size]])
 
     def example(self, index: int, start: int) -> Batch:
         """A batch of one: the stretch of recording ``index`` from step ``start`` on."""
@@ -214,6 +223,10 @@ class PictureCodes:
         part = self.part("valid")
         every = torch.arange(len(part.x))[: self.config.validation_batches * self.config.batch_size]
         return [_picked(part, some) for some in every.split(self.config.batch_size)]
+
+    def picked(self, name: PartName, pick: Tensor) -> Batch:
+        """Some examples of a part."""
+        return _picked(self.part(name), pick)
 
     @torch.no_grad()
     def part(self, name: PartName) -> Batch:

@@ -21,7 +21,7 @@ from audiovae.errors import AudioError, CheckpointError, ConfigError, LabelError
 from audiovae.models import Autoencoder, ConditionEmbedding, Model
 from audiovae.nn.field import Field, Part, compose
 from audiovae.rates import stages_within
-from audiovae.shapes import Condition
+from audiovae.shapes import CodeLevel, Condition
 
 # Latent steps at once: enough that the halo costs little, few enough that activations stay in cache. Steps,
 # not seconds, since both go by steps: this is 20 s at a hop of 320 samples and 4 s at 64, at 16 kHz.
@@ -129,6 +129,11 @@ class Codec:
             header = vars(self.header(its))
             batch.append(Codes((level.numpy(),), num_samples=wave.shape[-1], prior=self.prior, **header))
         return batch
+
+    @property
+    def code_levels(self) -> tuple[CodeLevel, ...]:
+        """Hop and codebooks of each level that it writes, the fastest first."""
+        return (CodeLevel(self.hop, self.num_codes),)
 
     def _checked(self, waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
         wave = channelled(waveform, self.channels)
@@ -292,9 +297,8 @@ class Codec:
         """:meth:`encode_stream`, each block a tuple of its one level: what codecs of any number of levels offer."""
         return ((block,) for block in self.encode_stream(pieces))
 
-    def decode_blocks(self, blocks: Iterable[tuple[np.ndarray, ...]], num_samples: Callable[[], int],
-                      speaker: str | None = None, hops: tuple[int, ...] = (), level: int | None = None
-                      ) -> Iterator[Tensor]:
+    def decode_blocks(self, blocks: Iterable[tuple[np.ndarray, ...]], num_samples: Callable[[], int], speaker:
+                      str | None = None, hops: tuple[int, ...] = (), level: int | None = None) -> Iterator[Tensor]:
         """:meth:`decode_stream` of such blocks, of levels of ``hops``; ``level`` 0 is all there is."""
         self._only_level(level)
         return self.decode_stream((block[0] for block in blocks), num_samples, speaker)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 EARLY = 100  # steps in which a latent may still be asleep
+SILENT = 0.01  # nats an example below which a group of a ladder says nothing
 RATE = 0.1  # nats an example below which the decoder might as well not look at the latent
 
 
@@ -18,8 +19,8 @@ def collapse_alarm(numbers: Mapping[str, float], step: int) -> str | None:
     """
     if step < EARLY:
         return None
-    units = _of_levels(numbers, "active_units")
-    silent = [level for level, count in units.items() if count == 0]
+    units, nats = _of_levels(numbers, "active_units"), _of_levels(numbers, "kl")
+    silent = sorted(level for level, count in units.items() if (nats[level] < SILENT if level in nats else count == 0))
     if units and (len(silent) == len(units) or numbers["rate"] < RATE):
         weaker = "a lower objective.rate.beta" if numbers.get("beta", 1.0) > 1 else "a weaker decoder"
         return (f"the latent has collapsed (rate {numbers['rate']:.2g} nats, {sum(units.values()):.0f} active units): "

@@ -38,9 +38,10 @@ class PictureEvaluation:
     kl : (D,) nats each latent dimension says of a picture; None where it has no closed form.
     means : (N, D, *grid), the posterior means; None where there are none.
     groups : what each group of a ladder's latents did, level 0 first; empty for one latent.
-    counts : for each quantizer how often each of its K codes was used, (K,) int64.
+    counts : for each quantizer how often each of its K codes was used, (K,) int64; stages : its name.
     scores : of generated pictures, name -> value; empty where none were asked for.
     notes : what was left out, and why.
+    what : the examples are, in words.
     """
 
     values: dict[str, list[float]] = field(default_factory=dict)
@@ -48,8 +49,10 @@ class PictureEvaluation:
     means: Tensor | None = None
     groups: list[GroupUse] = field(default_factory=list)
     counts: tuple[np.ndarray, ...] = ()
+    stages: tuple[str, ...] = ()
     scores: list[tuple[str, Interval]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    what: str = "pictures"
 
     def interval(self, measure: str) -> Interval:
         """Mean and 95 % interval of a measure over the pictures."""
@@ -65,7 +68,7 @@ class PictureEvaluation:
     def table(self) -> Table:
         """Every measure with its mean over pictures and how many it is over."""
         rows = [(name, str(self.interval(name)), len(values)) for name, values in self.values.items()]
-        return Table(("measure", "mean ± 95 % interval", "pictures"), rows)
+        return Table(("measure", "mean ± 95 % interval", self.what), rows)
 
     def latent(self) -> Table:
         """How much of the latent is used: its active units, or the use of each quantizer's codes."""
@@ -78,10 +81,9 @@ class PictureEvaluation:
             rows += [("latent dimensions", self.means.shape[1]), ("active units", self.active_units)]
         if self.kl is not None:
             rows += [("dimensions with a KL above 0.1 nats", int((self.kl > 0.1).sum()))]
-        for stage, count in enumerate(self.counts):
-            rows += [(f"quantizer {stage + 1}: codes", len(count)),
-                     (f"quantizer {stage + 1}: share used", metrics.usage(count)),
-                     (f"quantizer {stage + 1}: perplexity", metrics.perplexity(count))]
+        for stage, count in zip(self.stages, self.counts, strict=True):
+            rows += [(f"{stage}: codes", len(count)), (f"{stage}: share used", metrics.usage(count)),
+                     (f"{stage}: perplexity", metrics.perplexity(count))]
         return Table(("latent", "value"), rows)
 
     def each_group(self) -> Table:
@@ -110,6 +112,7 @@ def evaluate_pictures(model: Model, batch: Batch, binarize: Binarize = "none", s
     ['ELBO, nats', 'distortion -log p(x|z), nats', 'rate KL(q(z|x) || p(z)), nats']
     """
     result, maps, means = PictureEvaluation(), [], []
+    result.what = "pictures" if model.data.sample_rate is None else "crops"
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for start in range(0, len(batch.x), BATCH):
@@ -124,15 +127,16 @@ def evaluate_pictures(model: Model, batch: Batch, binarize: Binarize = "none", s
                 known = batch.condition.label[start:start + BATCH] if batch.condition.label is not None else None
                 wrong = _wrong(model, x, known)
                 result.values.setdefault("classification error, share", []).extend(wrong.double().tolist())
-            if len(output.latents) > 1 and output.weights is None:
+            if model.code_levels:
+                result.counts = _added(result.counts, output, model)
+                result.stages = _stages(model)
+            elif len(output.latents) > 1 and output.weights is None:
                 result.groups = result.groups or [GroupUse() for _ in output.latents]
                 for use, latent in zip(result.groups, output.latents, strict=True):
                     use.add(latent)
             for latent in () if result.groups else output.latents[:1]:
                 maps += [latent.rate_map.flatten(2).sum(2)] if latent.rate_map is not None else []
                 means += [latent.posterior.mean] if latent.posterior is not None else []
-                if latent.codes is not None:
-                    result.counts = _added(result.counts, latent.codes, model)
             done(len(x))
     result.values = {name: values for name, values in result.values.items() if values}
     result.kl = torch.cat(maps).mean(0) if maps else None
@@ -141,7 +145,7 @@ def evaluate_pictures(model: Model, batch: Batch, binarize: Binarize = "none", s
         result.kl = torch.cat([use.nats_of_dimensions for use in result.groups])
     if unused := silent(result.groups):
         result.notes.append(f"{len(unused)} of {len(result.groups)} groups of latents are not in use (below {SILENT:g} "
-                            f"nats a picture): levels {', '.join(map(str, unused))}.")
+                            f"nats an example): levels {', '.join(map(str, unused))}.")
     return result
 
 
@@ -189,7 +193,7 @@ def bits_of(model: Model, data: DataSpec, binarize: Binarize = "none") -> str:
 
 def is_told(model: Model) -> bool:
     """Whether a model takes labels; one that sums over labels finds them itself, and draws them when it samples."""
-    return not isinstance(model, SemiSupervised) and model.embedding is not None
+    return not isinstance(model, SemiSupervised) and getattr(model, "embedding", None) is not None
 
 
 def told(model: Model, condition: Condition) -> Condition | None:
@@ -259,8 +263,40 @@ def _wrong(model: SemiSupervised, x: Tensor, label: Tensor | None) -> Tensor:
     return (model.classify(x[known]).argmax(1) != label[known]).float()
 
 
-def _added(counts: tuple[np.ndarray, ...], codes: Tensor, model: Model) -> tuple[np.ndarray, ...]:
-    """Counts with those of codes (B, Q, *grid) added."""
-    assert isinstance(model, Autoencoder)
-    more = metrics.code_counts(codes.transpose(0, 1).flatten(1).cpu().numpy(), model.bottleneck.num_codes)
+def _added(counts: tuple[np.ndarray, ...], output: Output, model: Model) -> tuple[np.ndarray, ...]:
+    """Counts with those of the codes (B, Q, *grid) of every level added."""
+    more = tuple(count for latent, level in zip(output.latents, model.code_levels, strict=True)
+                 if latent.codes is not None for count in metrics.code_counts(
+                     latent.codes.transpose(0, 1).flatten(1).cpu().numpy(), level.num_codes))
     return tuple(a + b for a, b in zip(counts, more, strict=True)) if counts else more
+
+
+def _stages(model: Model) -> tuple[str, ...]:
+    """The quantizers of all levels by name."""
+    several = len(model.code_levels) > 1
+    return tuple(f"level {level}, quantizer {stage + 1}" if several else f"quantizer {stage + 1}"
+                 for level, its in enumerate(model.code_levels) for stage in range(len(its.num_codes)))
+
+
+def compression(model: Model, size: tuple[int, ...]) -> Table:
+    """What a picture of ``size`` (H, W) becomes: its values, each level's codes, the bits of both and their ratio.
+
+    Bits of codes are log2 K each, without entropy coding; a value takes log2 of its levels, 8 where they are not told.
+    No rows where the model has no codes.
+
+    >>> from audiovae.models import HierarchicalConfig
+    >>> model = HierarchicalConfig().build(DataSpec(channels=3, dims=2, size=(256, 256), levels=256))
+    >>> compression(model, (256, 256)).rows[-1]
+    ('all codes', 5120, 46080.0, '34.1')
+    """
+    values = model.data.channels * math.prod(size)
+    bits = values * math.log2(model.data.levels or 256)
+    rows: list[tuple[str, int, float, str]] = [("values of the picture", values, bits, "1.0")]
+    for number, level in enumerate(model.code_levels):
+        grid = 1 if getattr(model, "vector", False) else math.prod(side // level.hop for side in size)
+        its = grid * sum(map(math.log2, level.num_codes))
+        rows.append((f"codes of level {number}", grid * len(level.num_codes), its, f"{bits / its:.1f}"))
+    if len(rows) > 2:
+        count, its = (sum(row[place] for row in rows[1:]) for place in (1, 2))  # type: ignore[misc]
+        rows.append(("all codes", count, its, f"{bits / its:.1f}"))
+    return Table(("compression", "numbers", "bits", "ratio"), rows if len(rows) > 1 else [])

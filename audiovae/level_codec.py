@@ -22,7 +22,7 @@ from audiovae.codes import CodeHeader, Codes
 from audiovae.codes.prior import find_prior
 from audiovae.errors import AudioError, CheckpointError, ConfigError, LabelError, nearest
 from audiovae.models import Hierarchical, Model, Multires
-from audiovae.shapes import Condition
+from audiovae.shapes import CodeLevel, Condition
 
 Blocks = Iterable[tuple[np.ndarray, ...]]
 
@@ -54,11 +54,15 @@ class LevelCodec:
         """Steps of the slowest level in it: the ``block`` for streams."""
         return max(1, round(0.5 * self.sample_rate / self.hop))
 
+    @property
+    def code_levels(self) -> tuple[CodeLevel, ...]:
+        """Hop and codebooks of each level that it writes, the fastest first."""
+        return tuple(self.model.code_levels[level] for level in self.levels)
+
     def header(self, speaker: str | None = None) -> CodeHeader:
         """All that decoding this codec's codes needs to know besides their length."""
-        chosen = [self.model.code_levels[level] for level in self.levels]
-        return CodeHeader(self.sample_rate, tuple(level.hop for level in chosen),
-                          tuple(level.num_codes for level in chosen), self.fingerprint, self.check(speaker),
+        return CodeHeader(self.sample_rate, tuple(level.hop for level in self.code_levels),
+                          tuple(level.num_codes for level in self.code_levels), self.fingerprint, self.check(speaker),
                           self.channels)
 
     def check(self, speaker: str | None) -> str | None:
@@ -149,6 +153,7 @@ class MultiresCodec(LevelCodec):
         self.parts = [Codec(level) for level in model.each]
         for part in self.parts:
             part.fingerprint = self.fingerprint
+            part.block = max(BLOCK, *(3 * sum(sides) for sides in part._halos))  # long dilations: halos cost a third
         self.speakers = self.parts[self.levels[0]].speakers
 
     @property

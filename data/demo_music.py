@@ -104,7 +104,8 @@ def main(argv: list[str]) -> int:
     except AudiovaeError as error:
         print(f"demo_music: {error}", file=sys.stderr)
         return 2
-    print(f"{arguments.out}: {count} pieces by {len(NAMES)} artists in {len(GENRES)} genres, {seconds / 60:.1f} minutes.")
+    print(f"{arguments.out}: {count} pieces by {len(NAMES)} artists in {len(GENRES)} genres, "
+          f"{seconds / 60:.1f} minutes.")
     return 0
 
 

@@ -13,12 +13,14 @@ from audiovae.audio.corpus import Corpus
 from audiovae.audio.example import example_corpus
 from audiovae.bottlenecks import RVQConfig, VQConfig
 from audiovae.checkpoint import fingerprint, load_model, save_model
+from audiovae.cli import main
 from audiovae.code_data import CodesData
 from audiovae.codec import Codec
 from audiovae.config import from_dict
 from audiovae.decoders import SpectralDecoderConfig, StridedDecoderConfig
 from audiovae.encoders import SpectralEncoderConfig, StridedEncoderConfig
 from audiovae.errors import ConfigError, CorpusError
+from audiovae.evaluate_priors import SMOOTHING, counted, evaluate_prior
 from audiovae.image.sets import DigitsData
 from audiovae.models import AutoencoderConfig, PriorConfig
 from audiovae.priors import CausalConfig, letters
@@ -132,3 +134,32 @@ def test_the_settings_are_read_from_toml_values():
               "model": {"kind": "prior", "prior": {"kind": "masked", "dim": 64}}}
     experiment = from_dict(Experiment, values, source="test")
     assert experiment.model.prior.dim == 64 and experiment.data.tokens == 512
+
+
+def test_counting_is_what_counting_gives():
+    train, held = [np.array([[0, 0, 1, 0]])], [np.array([[0, 1, 1]])]
+    unigram, bigram = counted(train, held, size=2)
+    p = np.array([3.5, 1.5]) / 5
+    assert unigram[0] == pytest.approx(-np.log(p[[0, 1, 1]]).mean())
+    pairs = {(0, 0): 1, (0, 1): 1, (1, 0): 1}
+    nats = [-np.log([p[0], *((pairs.get((a, b), 0) + w * p[b]) / ((2, 1)[a] + w) for a, b in ((0, 1), (1, 1)))]).mean()
+            for w in SMOOTHING]
+    assert bigram[0] == pytest.approx(min(nats))
+
+
+def test_a_prior_is_measured_by_the_command(codec, corpus, tmp_path, capsys):
+    experiment = Experiment(data=CodesData(model=codec, corpus=corpus, tokens=16, batch_size=4, validation_batches=1),
+                            model=PriorConfig(prior=CausalConfig(dim=16, depth=1, heads=2)),
+                            train=TrainConfig(steps=2))
+    train(experiment, tmp_path / "run")
+    assert main(["evaluate", "--model", str(tmp_path / "run"), "--split", "valid", "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "bigram" in said and (tmp_path / "out" / "evaluation.html").exists()
+    rows = json.loads((tmp_path / "out" / "evaluation.json").read_text())["measures"]
+    assert "3.47" in said and rows  # log 32, what knowing nothing costs
+    source, model = experiment.data.build(0), load_model(tmp_path / "run")
+    result = evaluate_prior(model, source, "valid")
+    index, codes = next(source.indexed("valid"))
+    with torch.no_grad():
+        nats = sum(float(model.log_prob(b.x, b.condition).sum()) for b in source.stretches(index, 1))
+    assert result.prior[0] == pytest.approx(-nats / codes.size, rel=1e-5) and result.codes[0] == codes.size

@@ -118,7 +118,7 @@ def test_the_top_is_kept_when_lower_levels_are_drawn_anew(priors):
 
 
 def test_what_was_asked_changes_what_is_drawn(priors):
-    plain, waltz = (songs_of(priors, Request(samples=320, seed=3, tags=tags)) for tags in ((), ("genre=Waltz",)))
+    plain, waltz = (songs_of(priors, Request(samples=2000, seed=3, tags=tags)) for tags in ((), ("genre=Waltz",)))
     assert (plain[1] != waltz[1]).any()
     cold = songs_of(priors, Request(samples=320, seed=3, drawings={1: Drawing(temperature=0)}))
     colder = songs_of(priors, Request(samples=320, seed=4, drawings={1: Drawing(temperature=0)}))

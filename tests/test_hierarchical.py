@@ -7,8 +7,10 @@ import torch
 from sklearn.datasets import load_digits
 
 from audiovae.blocks import halo
+from audiovae.cli import main
 from audiovae.config import from_dict
 from audiovae.errors import ConfigError, ShapeError
+from audiovae.evaluate_images import compression
 from audiovae.models import HierarchicalConfig
 from audiovae.shapes import CodeLevel, Condition, DataSpec, Latent
 from audiovae.train import Experiment, train
@@ -235,3 +237,25 @@ def test_codes_have_no_prior_to_draw_from():
         model(TWO).sample(1)
     with pytest.raises(ShapeError, match="multiples of its hop 8"):
         model(TWO).encode_levels(torch.zeros(1, 1, 12))
+
+
+def test_the_report_of_pictures_tells_every_level(tmp_path, capsys):
+    rows = [{"strides": [2], **ROW}, {"strides": [2], **ROW}]
+    config = from_dict(Experiment, {
+        "data": {"kind": "digits", "batch_size": 8}, "model": {"kind": "hierarchical", "levels": rows},
+        "train": {"steps": 1}})
+    train(config, tmp_path / "run")
+    command = ["evaluate", "--model", str(tmp_path / "run"), "--limit", "20", "--generate", "0", "-o", str(tmp_path)]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert all(f"level {level}, quantizer 1: perplexity" in said for level in (0, 1))
+    values = json.loads((tmp_path / "evaluation.json").read_text())["compression"]
+    assert "codes of level 1" in json.dumps(values)
+    assert "from the top level alone" in (tmp_path / "evaluation.html").read_text()
+
+
+def test_the_compression_table_counts_bits():
+    table = compression(model(TWO, dims=2), (32, 32))
+    assert table.rows == [("values of the picture", 1024, 8192.0, "1.0"),
+                          ("codes of level 0", 64, 192.0, "42.7"), ("codes of level 1", 16, 48.0, "170.7"),
+                          ("all codes", 80, 240.0, "34.1")]

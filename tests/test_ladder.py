@@ -300,10 +300,17 @@ def test_balance_presses_on_what_spends_most_for_its_size():
 
 
 def test_a_silent_group_is_named_and_a_silent_ladder_has_collapsed():
-    said = collapse_alarm({"rate": 9.0, "active_units_0": 3.0, "active_units_10": 0.0, "active_units_2": 0.0}, 200)
-    assert said is not None and "2 of 3 groups of latents say nothing (levels 10, 2)" in said
-    said = collapse_alarm({"rate": 9.0, "active_units_0": 0.0, "active_units_1": 0.0}, 200)
+    nats = {0: 5.0, 10: 0.001, 2: 0.002, 3: 0.2}
+
+    def numbers(nats, rate):
+        return {"rate": rate, **{f"kl_{k}": v for k, v in nats.items()}, **{f"active_units_{k}": 0.0 for k in nats},
+                **{f"kl_per_dim_{k}": 0.0 for k in nats}}
+
+    said = collapse_alarm(numbers(nats, 5.2), 200)
+    assert said is not None and "2 of 4 groups of latents say nothing (levels 2, 10)" in said
+    said = collapse_alarm(numbers({0: 0.001, 1: 0.0}, 0.001), 200)
     assert said is not None and "has collapsed" in said
+    assert collapse_alarm(numbers({0: 3.0, 1: 0.2}, 3.2), 200) is None
 
 
 @pytest.mark.parametrize("config", [WAVE, replace(WAVE, cells=PlainCells(), residual=False)], ids=["nvae", "plain"])
@@ -414,3 +421,16 @@ def test_a_checkpoint_gives_the_model_back(tmp_path):
     save_model(tmp_path, model, config)
     again = load_model(tmp_path)
     assert torch.equal(model.eval().reconstruct(pictures()), again.reconstruct(pictures()))
+
+
+def test_it_trains_on_the_bound_of_many_latents():
+    """The objective's own estimate of IWAE, from all groups' ratios together, is that of the measure."""
+    model, x = stirred(built(PLAIN), by=0.05), pictures(4)
+    objective = ObjectiveConfig(bound="iwae", samples=6).build(None)
+    torch.manual_seed(2)
+    loss = objective(model(x, samples=6), x, model.likelihood, progress=0.5)
+    torch.manual_seed(2)
+    assert loss.iwae.item() == pytest.approx(log_likelihood(model, x, 6).mean().item(), rel=1e-5)
+    assert loss.total.item() == pytest.approx(-loss.iwae.item() / 64, rel=1e-5)
+    loss.total.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())

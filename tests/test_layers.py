@@ -17,7 +17,8 @@ LAYERS = [
      "differential", "voices", "enrolment", "equalisation",
      "export", "latents", "lm", "shards", "engines", "corpus_encoding", "generate"),
     ("metrics", "data", "code_data", "voice_data", "collapse", "optim", "preview", "run", "train", "prior_training",
-     "report", "gallery", "evaluate", "evaluate_images", "songs"),
+     "report", "gallery", "evaluate", "evaluate_images", "evaluate_priors",
+     "songs"),
     ("cli", "commands"),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -183,7 +183,7 @@ def test_variation_treats_both_channels_alike():
 @pytest.mark.parametrize("data", [VoiceData, SpectrogramData])
 def test_what_takes_one_channel_refuses_two(folder, tmp_path, data):
     prepare(folder, tmp_path / "c", channels=2)
-    with pytest.raises(ConfigError, match="wants a corpus of one channel, .* has 2: prepare it with --channels 1"):
+    with pytest.raises(ConfigError, match=r"wants a corpus of one channel, .* has 2: prepare it with --channels 1"):
         data(corpus=str(tmp_path / "c")).build(seed=0)
 
 

@@ -77,7 +77,7 @@ class Augment:
 
     def __call__(self, x: NDArray[np.float32], samples: int, speed: tuple[int, int],
                  dice: np.random.Generator) -> NDArray[np.float32]:
-        """The crop (..., samples) of source x (..., ``source(samples, speed)``), zeros beyond its end; channels alike."""
+        """The crop (..., samples) of source x (..., ``source(samples, speed)``), then zeros; channels are alike."""
         config, (up, down) = self.config, speed
         size = -(-(samples + self.room_samples) // UNIT) * UNIT
         spectrum: Any = scipy.fft.rfft(x, size * up // down)

@@ -43,7 +43,7 @@ class UtteranceSampler:
         return dice, np.searchsorted(self._ends, dice.integers(self._ends[-1], size=self.batch_size), side="right")
 
     def _read(self, utterance: int, start: int, out: NDArray[np.float32]) -> None:
-        """Fill ``out`` (T,), or (2, T) of two channels, with samples from ``start`` on, as far as the utterance goes."""
+        """Fill ``out`` (T,), or (2, T) of two channels, with samples from ``start`` on, as far as they go."""
         first, count = self._offsets[utterance] + start, max(min(out.shape[-1], self._lengths[utterance] - start), 0)
         np.divide(self.corpus.samples[first : first + count].T, 32768, out=out[..., :count], dtype=np.float32)
 

@@ -53,7 +53,7 @@ def loudness_gain(waveform: NDArray[np.float32], sample_rate: int, target: float
 
 
 def trim_silence(waveform: NDArray[np.float32], decibels: float) -> NDArray[np.float32]:
-    """Cut both ends of (T,) or (2, T) that stay ``decibels`` below the loudest frame (2048 samples, every 512; librosa).
+    """Cut both ends of (T,) or (2, T) that stay ``decibels`` below the loudest frame (2048, hop 512; librosa).
 
     >>> x = np.concatenate([np.zeros(8000), np.ones(8000), np.zeros(8000)]).astype(np.float32)
     >>> 8000 <= len(trim_silence(x, 40)) < 12_500

@@ -85,8 +85,8 @@ def read_tag_table(path: Path) -> dict[str, Tags]:
         if not any(row):
             continue
         if len(row) != len(names):
-            raise CorpusError(f"{path}, line {number}: wanted {len(names)} cells, got {len(row)}: put a cell that holds "
-                              "a comma in quotes.")
+            raise CorpusError(f"{path}, line {number}: wanted {len(names)} cells, got {len(row)}: put a cell that "
+                              "holds a comma in quotes.")
         cells = dict(zip(names, row, strict=True))
         file, title = Path(cells.pop("file").strip()).as_posix(), " ".join(cells.pop("title", "").split())
         if file in table:

@@ -38,8 +38,9 @@ class Arguments:
     A model that speaks in any voice says each recording again in its own, heard in itself; how like others it sounds
     recipes/vctk_conversion/judge.py measures.
 
-    A model of pictures is measured on the held-out part of its own data (or what --data.kind and the like name):
-    bounds of its likelihood, bits per dimension, reconstruction, use of the latent, generated pictures.
+    A model of pictures, or of sound without codes, is measured on the held-out part of its own data (or what
+    --data.kind and the like name): bounds of its likelihood, bits per dimension, reconstruction, use of the latent,
+    generated pictures. A prior over codes is measured in nats a code, beside counting codes and pairs.
     Writes evaluation.json and evaluation.html (with players and spectrograms, or pictures) into the output folder.
     PESQ and STOI come with: pip install 'audiovae[metrics]'
     """
@@ -92,9 +93,11 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(arguments.threads)
     if read_description(find_checkpoint(arguments.model))["data"]["sample_rate"] is None:
         return _of_pictures(arguments, settings)
+    model = load_model(arguments.model)
+    if not getattr(getattr(model, "bottleneck", None), "is_discrete", True):
+        return _of_pictures(arguments, settings)
     if settings:
         raise ConfigError(f"a model of audio is measured on the recordings named, not on --{next(iter(settings))}.")
-    model = load_model(arguments.model)
     converter = Converter(model) if is_voice_model(model) else None
     codec = converter.codec if converter is not None else codec_of(model)
     codecs = {f"level {n}": codec.at(n) for n in codec.levels} if isinstance(codec, MultiresCodec) else {"": codec}
@@ -129,8 +132,12 @@ def main(argv: list[str]) -> int:
 
 def _of_pictures(arguments: Arguments, settings: dict[str, str | list[str]]) -> int:
     if arguments.inputs:
-        raise ConfigError(f"{arguments.model} is a model of pictures, measured on its own data: leave out "
-                          f"{arguments.inputs[0]}, or name other pictures with --data.kind and the like.")
+        raise ConfigError(f"{arguments.model} is a model without codes, measured on its own data: leave out "
+                          f"{arguments.inputs[0]}, or name other data with --data.kind and the like.")
+    if read_description(find_checkpoint(arguments.model))["model"]["kind"] == "prior":
+        from audiovae.commands import evaluate_priors
+
+        return evaluate_priors.run(arguments, settings)
     from audiovae.commands.evaluate_images import run
 
     return run(arguments, settings)

@@ -1,9 +1,9 @@
-"""audiovae evaluate for a model of pictures: measured on the held-out part of its own data, shown on a page."""
+"""audiovae evaluate for models of pictures, and of sound without codes: on their own held-out data, as a page."""
 
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +16,22 @@ from audiovae.checkpoint import find_checkpoint, load_model, read_description
 from audiovae.config import Config, from_dict, merge
 from audiovae.data import DataConfig, Source
 from audiovae.errors import ConfigError, ShapeError
-from audiovae.evaluate_images import PictureEvaluation, binarized, evaluate_pictures, score_generated, told
+from audiovae.evaluate_images import (
+    PictureEvaluation,
+    binarized,
+    compression,
+    evaluate_pictures,
+    score_generated,
+    told,
+)
 from audiovae.files import atomic_file
 from audiovae.gallery import Exhibit, Study, depths, interpolation, plane, samples, traversal
 from audiovae.gallery.exhibit import show
 from audiovae.image.pictures import PartName
 from audiovae.image.pretrained import scoring_network
 from audiovae.image.source import ImageSource
-from audiovae.models import DensityModel, Model
-from audiovae.report import Report, draw_groups, draw_kl, draw_loss, draw_pictures, draw_usage
+from audiovae.models import DensityModel, Hierarchical, Model, Multires
+from audiovae.report import Report, draw_groups, draw_kl, draw_loss, draw_usage
 from audiovae.shapes import Batch, Condition, DataSpec
 
 if TYPE_CHECKING:
@@ -37,15 +44,20 @@ CURVES = ("elbo", "bits_per_dimension", "distortion", "rate")
 def run(asked: "Arguments", settings: dict[str, str | list[str]]) -> int:
     """Measure, print the tables, and write evaluation.json and evaluation.html where an output is named."""
     model = load_model(asked.model)
+    if isinstance(model, Multires):
+        raise ConfigError("the levels of 'multires' are models apart, of sound; for pictures take 'hierarchical'.")
     source = own_data(asked.model, model.data, settings)
+    source.fit(model.hop)
+    if asked.split == "test" and not isinstance(source, ImageSource):  # crops are of two parts only
+        asked = replace(asked, split="valid")
     batch = held_out(source, asked.split, asked.limit, asked.seed)
-    with tqdm(total=len(batch.x), unit="picture", disable=None) as bar:
+    with tqdm(total=len(batch.x), unit="example", disable=None) as bar:
         result = evaluate_pictures(model, batch, binarized(source), asked.samples, asked.seed, bar.update)
     result.notes += trained_by(asked.model)
-    if asked.generate:
+    if asked.generate and model.data.sample_rate is None:
         _score(result, model, source, batch, asked)
     tables = {"measures": result.table(), "latent": result.latent(), "groups": result.each_group(),
-              "generated": result.generated()}
+              "compression": compression(model, tuple(batch.x.shape[2:])), "generated": result.generated()}
     print("\n\n".join([*(table.text() for table in tables.values() if table.rows), *result.notes]))
     if asked.output is None:
         return 0
@@ -56,7 +68,7 @@ def run(asked: "Arguments", settings: dict[str, str | list[str]]) -> int:
     with atomic_file(asked.output / "evaluation.json") as temporary:
         temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
     page(asked, model, source, batch, result).write(asked.output / "evaluation.html")
-    print(f"\n{len(batch.x)} pictures measured; evaluation.json and evaluation.html are in {asked.output}.")
+    print(f"\n{len(batch.x)} {result.what} measured; evaluation.json and evaluation.html are in {asked.output}.")
     return 0
 
 
@@ -129,17 +141,18 @@ def chosen(batch: Batch, index: Tensor) -> Batch:
 
 def page(asked: "Arguments", model: Model, source: Source, batch: Batch, result: PictureEvaluation) -> Report:
     """What was measured, reconstructions, draws, walks through the latent space, and the course of training."""
-    report = Report("Evaluation", lead=f"{asked.model} on {len(batch.x)} pictures of the {asked.split} part.")
-    for table in (result.table(), result.latent(), result.each_group(), result.generated()):
+    report = Report("Evaluation", lead=f"{asked.model} on {len(batch.x)} {result.what} of the {asked.split} part.")
+    sizes = compression(model, tuple(batch.x.shape[2:]))
+    for table in (result.table(), result.latent(), result.each_group(), sizes, result.generated()):
         if table.rows:
             report.table(table)
     if result.groups:
-        report.figure("What each group of latents says of a picture, level 0 the fastest and last drawn",
+        report.figure("What each group of latents says of an example, level 0 the fastest and last drawn",
                       draw_groups([use.nats for use in result.groups]))
     for note in result.notes:
         report.text(note)
     if result.kl is not None:
-        report.figure("What each latent dimension says of a picture", draw_kl(result.kl))
+        report.figure("What each latent dimension says of an example", draw_kl(result.kl))
     if result.counts:
         report.figure("Use of the codes, most frequent first", draw_usage(result.counts))
     if not isinstance(model, DensityModel):
@@ -147,9 +160,8 @@ def page(asked: "Arguments", model: Model, source: Source, batch: Batch, result:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(asked.seed)
             rows = [few.x, model.reconstruct(few.x, told(model, few.condition))]
-        report.section("Reconstructions")
-        report.figure("Held-out pictures above what the model makes of them",
-                      draw_pictures(rows, ["source", "reconstruction"]))
+        show("reconstructions", "Reconstructions", f"Held-out {result.what} and what the model makes of them.", rows,
+             ["source", "reconstruction"], sample_rate=model.data.sample_rate).put_on(report)
     for exhibit in _exhibits(asked, model, source, batch):
         exhibit.put_on(report)
     log = find_checkpoint(asked.model).parent / "log.jsonl"
@@ -167,13 +179,27 @@ def _exhibits(asked: "Arguments", model: Model, source: Source, batch: Batch) ->
         drawn = model.sample(4 * ACROSS, generator=generator)
         yield show("samples", "Samples", f"{len(drawn)} samples.", drawn.split(ACROSS))
         return
-    if model.bottleneck.is_discrete:
+    if isinstance(model, Hierarchical):
+        yield revealed(model, chosen(batch, torch.arange(min(ACROSS, len(batch.x)))))
+    if model.code_levels:
         return  # codes are drawn by a prior of their own
     train = held_out(source, "train", 10_000, asked.seed) if isinstance(source, ImageSource) else source.batch(0)
     study = Study(model.requires_grad_(False), train, batch, asked.split, generator=generator)
     for make in (depths, samples, partial(interpolation, batch=batch), traversal, plane):
         with suppress(ConfigError):  # a plane of one dimension, say
             yield make(study)
+
+
+def revealed(model: Hierarchical, batch: Batch) -> Exhibit:
+    """What the top level holds, and what each below it adds: levels switched on one after the other."""
+    with torch.no_grad():
+        condition = told(model, batch.condition)
+        codes = model.encode_levels(batch.x, condition)
+        steps = [[None] * first + list(codes[first:]) for first in reversed(range(len(codes)))]
+        rows = [batch.x, *(model.reveal(step, condition) for step in steps)]
+    names = ["source", *(f"levels {first} and up" if first else "all" for first in reversed(range(len(codes))))]
+    return show("levels", "Levels", "Held-out pictures from the top level alone, and with those below it; in place of "
+                "a level that is not told stands the mean of its codes.", rows, names, "From the top down")
 
 
 def _score(result: PictureEvaluation, model: Model, source: Source, batch: Batch, asked: "Arguments") -> None:

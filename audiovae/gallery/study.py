@@ -18,7 +18,7 @@ from audiovae.errors import AudioError, CheckpointError, ConfigError, LabelError
 from audiovae.image.pictures import PartName
 from audiovae.image.sets import DigitsData
 from audiovae.image.source import ImageSource
-from audiovae.latents import locate
+from audiovae.latents import generate, locate
 from audiovae.latents.coding import autoencoder
 from audiovae.metrics.latents import fitted_draws
 from audiovae.models import Autoencoder, Ladder, Model
@@ -82,6 +82,13 @@ class Study:
             return self.inner.sample_prior(count, temperature, self.generator, size).cpu()
         mean = self.places.mean(0)
         return mean + temperature * (fitted_draws(self.places, count, self.generator) - mean)
+
+    def new(self, count: int, temperature: float = 1.0, told: Condition | None = None) -> Tensor:
+        """New data (count, C, *grid) from :meth:`draw`; a ladder's own, whose statistics go with the temperature."""
+        if isinstance(self.inner, Ladder):
+            size = tuple(self.held_out.x.shape[2:])
+            return self.inner.sample(count, told, temperature, self.generator, size).cpu()
+        return generate(self.model, self.draw(count, temperature), told)
 
     @cached_property
     def places(self) -> Tensor:

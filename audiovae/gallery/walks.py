@@ -30,7 +30,7 @@ def samples(study: Study, count: int = 64, temperature: float = 1.0, label: str 
         a_row = -(-count // len(chosen)) if label is None else count
         told = Condition(torch.tensor(chosen).repeat_interleave(a_row)[:count])
         rows, each = (-(-count // a_row), ", a label a row") if label is None else (rows, f", all told '{label}'")
-    x = generate(study.model, study.draw(count, temperature), told)
+    x = study.new(count, temperature, told)
     sentence = f"{count} samples from {of} at temperature {temperature:g}{each}."
     if study.sample_rate is not None:
         return show("samples", "Samples", sentence, x.split(1), [f"sample {i + 1}" for i in range(count)],

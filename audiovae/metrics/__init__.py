@@ -38,8 +38,8 @@ from audiovae.metrics.waveform import (
 )
 
 __all__ = [
-    "Copy",
     "DCI",
+    "Copy",
     "EqualError",
     "FactorAccuracy",
     "GenerationScores",

@@ -30,8 +30,8 @@ def chroma(wave: Wave, sample_rate: int) -> Frames:
     9
     """
     n_fft = _frame(sample_rate)
-    return librosa.feature.chroma_stft(y=_samples("chroma", wave, sample_rate), sr=sample_rate, n_fft=n_fft, hop_length=n_fft // 4,
-                                       tuning=0.0)
+    samples = _samples("chroma", wave, sample_rate)
+    return librosa.feature.chroma_stft(y=samples, sr=sample_rate, n_fft=n_fft, hop_length=n_fft // 4, tuning=0.0)
 
 
 def chroma_similarity(estimate: Wave, reference: Wave, sample_rate: int) -> float:

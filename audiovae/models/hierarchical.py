@@ -31,7 +31,6 @@ from audiovae.nn.conv import SameConv
 from audiovae.nn.field import Field
 from audiovae.shapes import CodeLevel, Condition, DataSpec, Latent, Output, check_grid
 
-
 Quantize = Callable[[Bottleneck, Tensor], Latent]
 
 

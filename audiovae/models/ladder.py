@@ -23,7 +23,18 @@ from audiovae.likelihoods import BernoulliConfig, Likelihood, LikelihoodConfig
 from audiovae.models.autoencoder import ConditionEmbedding
 from audiovae.models.groups import BottomUp, Group, Plan, PosteriorConfig, ScaleConfig, TopDown, fold, hops, unfold
 from audiovae.nn.cells import BatchNorm, CellConfig, NVAECells, gathering
-from audiovae.shapes import Condition, DataSpec, Latent, Output, Posterior, check, check_grid, fixed_size, grid_of
+from audiovae.shapes import (
+    CodeLevel,
+    Condition,
+    DataSpec,
+    Latent,
+    Output,
+    Posterior,
+    check,
+    check_grid,
+    fixed_size,
+    grid_of,
+)
 
 
 class Ladder(nn.Module):
@@ -45,6 +56,7 @@ class Ladder(nn.Module):
     ([(3, 4, 4, 4), (3, 4, 4, 4), (3, 4, 2, 2)], (3, 1, 8, 8))
     """
 
+    code_levels: tuple[CodeLevel, ...] = ()
     likelihood: Likelihood
     embedding: ConditionEmbedding | None
 

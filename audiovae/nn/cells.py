@@ -223,7 +223,8 @@ def gathering(module: nn.Module) -> Iterator[list[BatchNorm]]:
         yield norms
     finally:
         for norm, (mean, variance, momentum, training) in zip(norms, kept, strict=True):
-            norm.mean.copy_(mean), norm.variance.copy_(variance)
+            norm.mean.copy_(mean)
+            norm.variance.copy_(variance)
             norm.momentum = momentum
             norm.train(training)
 

@@ -1,8 +1,8 @@
 """Transformer layers: attention to the past or to all, rotary positions, and a cache to go on one step at a time.
 
-Every layer normalises before it works (RMSNorm, Zhang & Sennrich 2019), turns queries and keys by their positions
-(Su 2021, section 3.2), and has a gated perceptron (Shazeer 2020). What a position attends to depends on the distance
-alone, so a layer that looks back over a ``window`` does not care how long a sequence has become.
+Every layer normalises before it works (Xiong 2020; LayerNorm, one fused kernel where RMSNorm is several), turns queries
+and keys by their positions (Su 2021, section 3.2), and has a gated perceptron (Shazeer 2020). What a position attends
+to depends on the distance alone, so a layer that looks back over a ``window`` does not care how long a sequence is.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class Rotary(nn.Module):
 
     >>> rotary = Rotary(dim=8)
     >>> q, k = torch.randn(2, 1, 1, 1, 8)
-    >>> near, far = ((rotary(q, at) * rotary(k, at + 3)).sum() for at in (torch.tensor([2]), torch.tensor([90])))
+    >>> near, far = ((turned(q, *rotary(at, at + 1)) * turned(k, *rotary(at + 3, at + 4))).sum() for at in (2, 90))
     >>> bool((near - far).abs() < 1e-4)
     True
     """
@@ -54,60 +54,77 @@ class Rotary(nn.Module):
         super().__init__()
         self.register_buffer("speed", base ** (-torch.arange(0, dim, 2) / dim), persistent=False)
 
-    def forward(self, x: Tensor, places: Tensor) -> Tensor:
-        """x (B, heads, L, dim) at ``places`` (L,)."""
-        angle = places[:, None].to(self.speed.dtype) * self.speed
-        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-        a, b = x.chunk(2, dim=-1)
-        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    def forward(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (L, dim) of the positions from ``start`` to ``stop``, once for all layers."""
+        angle = torch.arange(start, stop, device=self.speed.device)[:, None] * self.speed
+        cos, sin = angle.cos(), angle.sin()
+        return torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (B, heads, L, dim), feature i paired with feature i + dim / 2, turned as :class:`Rotary` says."""
+    half = x.shape[-1] // 2
+    return x * cos.to(x.dtype) + x.roll(half, -1) * sin.to(x.dtype)
 
 
 class Attention(nn.Module):
-    """Attention of several heads, to itself or, given a ``context``, to that.
+    """Attention of several heads to the sequence itself.
 
     causal : whether a position sees no later one. window : positions it sees, itself among them; 0 for all.
-    Shapes: x (B, L, D), context (B, N, D') -> (B, L, D).
+    Shapes: x (B, L, D) -> (B, L, D). ``turns`` are what :class:`Rotary` gives for its positions.
 
-    >>> Attention(16, heads=2, causal=True)(torch.randn(3, 5, 16)).shape
+    >>> turns = Rotary(8)(0, 5)
+    >>> Attention(16, heads=2, causal=True)(torch.randn(3, 5, 16), turns).shape
     torch.Size([3, 5, 16])
     """
 
-    def __init__(self, dim: int, heads: int, causal: bool, window: int = 0, context_dim: int | None = None):
+    def __init__(self, dim: int, heads: int, causal: bool, window: int = 0):
         super().__init__()
-        if dim % (2 * heads):
-            raise ConfigError(f"Attention wants a width that is a multiple of twice its heads, got {dim} and {heads}.")
         self.heads, self.causal, self.window = heads, causal, window
-        self.query = nn.Linear(dim, dim, bias=False)
-        self.key_value = nn.Linear(context_dim or dim, 2 * dim, bias=False)
+        self.into = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
-        self.rotary = None if context_dim else Rotary(dim // heads)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        q = self._split(self.query(x))
-        k, v = (self._split(half) for half in self.key_value(x if context is None else context).chunk(2, dim=-1))
-        mask = None
-        if self.rotary is not None:
-            start = cache.length if cache is not None else 0
-            places = torch.arange(start, start + x.shape[1], device=x.device)
-            q, k = self.rotary(q, places), self.rotary(k, places)
-            if cache is not None:
-                k, v = cache.append(k, v)
-            mask = self._mask(places, k.shape[2])
-        # one flag where it will do: the fast kernels know "causal", not every mask
-        plain = mask is not None and not self.window and k.shape[2] == x.shape[1]
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=None if plain else mask, is_causal=plain)
-        return self.out(h.transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], cache: Cache | None = None) -> Tensor:
+        batch, length, dim = x.shape
+        heads = self.into(x).view(batch, length, 3 * self.heads, -1).transpose(1, 2)
+        both, v = turned(heads[:, : 2 * self.heads], *turns), heads[:, 2 * self.heads:]
+        q, k = both[:, : self.heads], both[:, self.heads:]
+        start = cache.length if cache is not None else 0
+        if cache is not None:
+            k, v = cache.append(k, v)
+        plain = self.causal and not self.window and not start
+        mask = None if plain or not self.causal or (length == 1 and not self.window) else self._mask(start, k.shape[2])
+        # a flag where it will do: the fast kernels know "causal", not every mask
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=plain and length > 1)
+        return self.out(h.transpose(1, 2).reshape(batch, length, dim))
 
-    def _mask(self, places: Tensor, length: int) -> Tensor | None:
-        """Which of ``length`` positions each of ``places`` sees, (L, length) bool, or None for all of them."""
-        if not self.causal or (len(places) == 1 and not self.window):
-            return None
-        back = places[:, None] - torch.arange(length, device=places.device)
+    def _mask(self, start: int, length: int) -> Tensor:
+        """Which of ``length`` positions each from ``start`` on sees, (length - start, length) bool."""
+        places = torch.arange(length, device=self.out.weight.device)
+        back = places[start:, None] - places
         seen = back >= 0
         return seen & (back < self.window) if self.window else seen
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+class CrossAttention(nn.Module):
+    """Attention of several heads to a context, whose order it must tell by itself.
+
+    Shapes: x (B, L, D), context (B, N, D') -> (B, L, D).
+
+    >>> CrossAttention(16, heads=2, context_dim=8)(torch.randn(3, 5, 16), torch.randn(3, 7, 8)).shape
+    torch.Size([3, 5, 16])
+    """
+
+    def __init__(self, dim: int, heads: int, context_dim: int):
+        super().__init__()
+        self.heads = heads
+        self.query, self.into = nn.Linear(dim, dim, bias=False), nn.Linear(context_dim, 2 * dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+                   for part in (self.query(x), *self.into(context).chunk(2, dim=-1)))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class GatedPerceptron(nn.Module):
@@ -128,14 +145,15 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, dim: int, heads: int, causal: bool, window: int, context_dim: int, dropout: float):
         super().__init__()
-        self.attention, self.attention_norm = Attention(dim, heads, causal, window), nn.RMSNorm(dim)
-        self.cross = Attention(dim, heads, causal=False, context_dim=context_dim) if context_dim else None
-        self.cross_norm = nn.RMSNorm(dim) if context_dim else None
-        self.perceptron, self.perceptron_norm = GatedPerceptron(dim), nn.RMSNorm(dim)
+        self.attention, self.attention_norm = Attention(dim, heads, causal, window), nn.LayerNorm(dim, bias=False)
+        self.cross = CrossAttention(dim, heads, context_dim) if context_dim else None
+        self.cross_norm = nn.LayerNorm(dim, bias=False) if context_dim else None
+        self.perceptron, self.perceptron_norm = GatedPerceptron(dim), nn.LayerNorm(dim, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), cache=cache))
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], context: Tensor | None = None,
+                cache: Cache | None = None) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), turns, cache))
         if self.cross is not None and self.cross_norm is not None and context is not None:
             x = x + self.dropout(self.cross(self.cross_norm(x), context))
         return x + self.dropout(self.perceptron(self.perceptron_norm(x)))
@@ -147,7 +165,7 @@ class Transformer(nn.Module):
     Parameters
     ----------
     dim, depth, heads : width D, layers, and heads of each.
-    causal, window : see :class:`Attention`.
+    causal, window : see :class:`Attention`; the width is a multiple of twice the heads.
     context_dim : width of what is attended to besides, 0 for nothing.
     remember : False computes a layer's activations anew for its gradient, in place of keeping them.
 
@@ -165,10 +183,13 @@ class Transformer(nn.Module):
     def __init__(self, dim: int, depth: int, heads: int, causal: bool, window: int = 0, context_dim: int = 0,
                  dropout: float = 0.0, remember: bool = True):
         super().__init__()
+        if dim % (2 * heads):
+            raise ConfigError(f"Transformer wants a width that is a multiple of twice its heads, got {dim}, {heads}.")
         self.dim, self.heads, self.remember = dim, heads, remember
+        self.rotary = Rotary(dim // heads)
         self.layers = nn.ModuleList(  # type: ignore[assignment]
             TransformerLayer(dim, heads, causal, window, context_dim, dropout) for _ in range(depth))
-        self.norm = nn.RMSNorm(dim)
+        self.norm = nn.LayerNorm(dim, bias=False)
         for layer in self.layers:  # what is added to the stream starts small, the more so the more is added
             for linear in (layer.attention.out, layer.perceptron.outer, layer.cross and layer.cross.out):
                 if linear is not None:
@@ -180,9 +201,11 @@ class Transformer(nn.Module):
         return [Cache(batch, self.heads, room, self.dim // self.heads, like) for _ in self.layers]
 
     def forward(self, x: Tensor, context: Tensor | None = None, caches: list[Cache] | None = None) -> Tensor:
+        start = caches[0].length if caches else 0
+        turns = self.rotary(start, start + x.shape[1])
         for index, layer in enumerate(self.layers):
             if self.remember or not torch.is_grad_enabled():
-                x = layer(x, context, caches[index] if caches is not None else None)
+                x = layer(x, turns, context, caches[index] if caches is not None else None)
             else:
-                x = checkpoint(layer, x, context, use_reentrant=False)  # type: ignore[assignment]
+                x = checkpoint(layer, x, turns, context, use_reentrant=False)  # type: ignore[assignment]
         return self.norm(x)

@@ -104,7 +104,7 @@ class CausalPrior(Prior):
         nats = F.cross_entropy(logits.flatten(0, 2), places.flatten(), ignore_index=ABSENT, reduction="none")
         return -undelayed(nats.view_as(places)).unflatten(2, grid)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def sample(self, grid: tuple[int, ...], condition: Condition | None, drawing: Drawing,
                generators: Sequence[torch.Generator], prime: Tensor | None = None,
                progress: Progress | None = None) -> Tensor:

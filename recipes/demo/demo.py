@@ -3,8 +3,6 @@
 Each step shows the command a user would type. What exists already is kept, so a second run takes seconds.
 """
 
-import json
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +15,6 @@ from audiovae.audio.corpus import Corpus, Utterance
 from audiovae.audio.features import LogMel
 from audiovae.audio.io import read_audio, write_audio
 from audiovae.checkpoint import run_checkpoints
-from audiovae.cli import main as audiovae
 from audiovae.codec import Codec
 from audiovae.codes import Codes
 from audiovae.convert import convert
@@ -26,6 +23,9 @@ from audiovae.evaluate import Clip, evaluate
 from audiovae.report import Report, Table, draw_codes, draw_loss, draw_spectrograms, draw_usage
 
 ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "recipes"))
+from steps import finished, run_command, say, state  # noqa: E402
+
 SPEAKER, TARGETS = "p801", ("p803", "p807")  # a man's voice to a woman's and to a deeper man's
 HEARD = "p802"  # a woman's
 
@@ -150,31 +150,6 @@ def timbre(wave: Tensor, sample_rate: int) -> np.ndarray:
     frames = LogMel(sample_rate, n_fft=1024, hop=256, num_mels=80)(wave[None, None])[0]
     level = frames.mean(0)
     return frames[:, level > level.max() - 1.15].mean(1).numpy()  # 1.15 is 20 dB
-
-
-def finished(run: Path) -> bool:
-    """Whether training has used its budget."""
-    found = run_checkpoints(run)
-    if not found:
-        return False
-    budget = json.loads((found[-1] / "config.json").read_text())["experiment"]["train"]["minutes"]
-    return state(run)["minutes"] >= budget
-
-
-def state(run: Path) -> dict[str, float]:
-    return json.loads((run_checkpoints(run)[-1] / "state.json").read_text())
-
-
-def say(number: int, sentence: str, done: bool) -> None:
-    print(f"{number}. {sentence}{'  (there already)' if done else ''}", flush=True)
-
-
-def run_command(*words: object) -> None:
-    """Show a command and run it; end the demo with its exit code if it fails."""
-    arguments = [str(word) for word in words]
-    print(f"   $ audiovae {shlex.join(arguments)}", flush=True)
-    if code := audiovae(arguments):
-        sys.exit(code)
 
 
 if __name__ == "__main__":

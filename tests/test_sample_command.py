@@ -1,0 +1,194 @@
+"""audiovae sample as a user runs it: songs, primes, gaps, upsampling, Ctrl-C and --resume, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from audiovae import generate, songs
+from audiovae.audio.io import read_audio, write_audio
+from audiovae.checkpoint import fingerprint, load_model, save_model
+from audiovae.cli import main
+from audiovae.codes import Codes
+from audiovae.models import LevelConfig, MultiresConfig, PriorConfig
+from audiovae.priors import CausalConfig, ToldConfig
+from audiovae.shapes import CodeSpec, DataSpec
+
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A codec of hops 64 and 256 and a prior for each level: untrained, but whole."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    rows = tuple(LevelConfig(strides=(4,) * n, num_codes=16, dim=8, width=8, depth=1) for n in (3, 4))
+    config = MultiresConfig(levels=rows)
+    (folder / "codec").mkdir()
+    save_model(folder / "codec", config.build(DataSpec(channels=1, dims=1, sample_rate=RATE)), config)
+    model = fingerprint(load_model(folder / "codec"))
+    for level, name in enumerate(("bottom", "top")):
+        upper = (16,) if level == 0 else ()
+        spec = CodeSpec((16,), model, level, (64, 256)[level], RATE, upper, 4 if upper else 1)
+        data = DataSpec(channels=1, dims=1, size=((64, 16)[level],), tags=("genre=Blues", "genre=Waltz"), timing=True,
+                        codes=spec)
+        prior = PriorConfig(prior=CausalConfig(dim=16, depth=1, heads=2, told=ToldConfig(upper_width=8, upper_depth=1)))
+        (folder / name).mkdir()
+        save_model(folder / name, prior.build(data), prior,
+                   experiment={"data": {"model": str(folder / "codec")}})
+    return folder
+
+
+def sample(trained, *words, priors=("top", "bottom")):
+    return main(["sample", *(str(trained / name) for name in priors), *map(str, words)])
+
+
+def test_a_song_is_written_with_codes_a_page_and_what_was_asked(trained, tmp_path, capsys):
+    out = tmp_path / "new" / "song.flac"
+    assert sample(trained, "-o", out, "--minutes", 0.01, "--tags", "genre=Waltz", "--seed", 3, "--temperature", 0.9,
+                  1.1) == 0
+    wave, rate = read_audio(out)
+    assert rate == RATE and wave.shape == (1, round(0.6 * RATE)) and str(out) in capsys.readouterr().out
+    with soundfile.SoundFile(out) as file:
+        asked = json.loads(file.comment)
+    assert asked["seed"] == 3 and asked["tags"] == ["genre=Waltz"]
+    assert asked["drawings"]["1"]["temperature"] == 0.9 and asked["drawings"]["0"]["temperature"] == 1.1
+    codes = Codes.load(tmp_path / "new" / "song.codes")
+    assert codes.hops == (64, 256) and codes.num_samples == wave.shape[1]
+    page = (tmp_path / "new" / "song.html").read_text()
+    assert page.count("<audio") == 2 and "genre=Waltz" in page
+    assert sorted(p.name for p in out.parent.iterdir()) == ["song.codes", "song.flac", "song.html"]
+    assert main(["decode", str(tmp_path / "new" / "song.codes"), "-o", str(tmp_path / "again.wav"), "--model",
+                 str(trained / "codec")]) == 0
+    again = read_audio(tmp_path / "again.wav")[0]
+    assert torch.allclose(again / again.abs().max(), wave / wave.abs().max(), atol=1e-3)
+
+
+def test_variations_are_the_same_alone_and_together(trained, tmp_path):
+    assert sample(trained, "-o", tmp_path / "a", "--minutes", 0.005, "--count", 2, "--batch", 2) == 0
+    assert sample(trained, "-o", tmp_path / "b", "--minutes", 0.005, "--count", 2, "--batch", 1) == 0
+    for name in ("song-1.wav", "song-2.wav"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert (tmp_path / "a" / "song-1.codes").read_bytes() != (tmp_path / "a" / "song-2.codes").read_bytes()
+
+
+def test_ctrl_c_keeps_what_is_drawn_and_resume_goes_on(trained, tmp_path, capsys, monkeypatch):
+    words = ("--minutes", 0.02, "--seed", 4)
+    assert sample(trained, "-o", tmp_path / "whole.wav", *words) == 0
+    saves, real = [], songs.keep
+
+    def stop(*arguments):
+        real(*arguments)
+        saves.append(1)
+        if len(saves) == 6:  # of 4 windows of the slow level and 4 of the other
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("audiovae.commands.sample.keep", stop)
+    assert sample(trained, "-o", tmp_path / "song.wav", *words) == 130
+    monkeypatch.undo()
+    assert "--resume" in capsys.readouterr().err
+    assert (tmp_path / "song.level-1.wav").exists() and not (tmp_path / "song.wav").exists()
+    assert sample(trained, "-o", tmp_path / "song.wav", *words) == 2
+    assert "unfinished" in capsys.readouterr().err
+    assert sample(trained, "-o", tmp_path / "song.wav", "--minutes", 0.02, "--seed", 5, "--resume") == 2
+    assert "another seed" in capsys.readouterr().err
+    assert sample(trained, "-o", tmp_path / "song.wav", *words, "--resume") == 0
+    assert (tmp_path / "song.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
+    assert not list(tmp_path.glob("*partial*")) and not list(tmp_path.glob("song.level*"))
+
+
+def test_a_song_goes_on_from_a_recording(trained, tmp_path):
+    wave = 0.3 * torch.sin(torch.arange(RATE) * 0.3)[None]
+    write_audio(tmp_path / "mine.wav", wave, RATE)
+    assert sample(trained, "-o", tmp_path / "on.wav", "--prime", tmp_path / "mine.wav", "--prime-seconds", 0.5,
+                  "--minutes", 0.02) == 0
+    primed = songs.given_codes(songs_codec(trained), tmp_path / "mine.wav", 0.5)
+    codes = Codes.load(tmp_path / "on.codes")
+    for level in (0, 1):
+        assert (codes.levels[level][:, : primed[level].shape[1]] == primed[level]).all()
+    assert codes.num_samples == round(1.2 * RATE)
+
+
+def songs_codec(trained):
+    from audiovae.level_codec import open_codec
+
+    return open_codec(trained / "codec", prior=False)
+
+
+def test_a_gap_is_filled_and_lower_levels_are_drawn_anew(trained, tmp_path):
+    assert sample(trained, "-o", tmp_path / "a.wav", "--minutes", 0.02) == 0
+    before = Codes.load(tmp_path / "a.codes")
+    assert sample(trained, "-o", tmp_path / "b.wav", "--prime", tmp_path / "a.codes", "--infill", "0.4:0.6",
+                  "--seed", 9) == 0
+    after = Codes.load(tmp_path / "b.codes")
+    first, last = int(0.4 * RATE) // 256, -(-int(0.6 * RATE) // 256)
+    same = (after.levels[1] == before.levels[1])[0]
+    assert same[:first].all() and same[last:].all() and not same.all()
+    assert sample(trained, "-o", tmp_path / "c.wav", "--upsample", tmp_path / "a.codes", "--seed", 9) == 0
+    anew = Codes.load(tmp_path / "c.codes")
+    assert (anew.levels[1] == before.levels[1]).all() and (anew.levels[0] != before.levels[0]).any()
+
+
+@pytest.mark.parametrize(("words", "why"), [
+    (("--tags", "genre=Walz"), "genre=Waltz"),
+    (("--minutes", "-1"), "--minutes"),
+    (("--infill", "0:1"), "--prime"),
+    (("--temperature", "1", "1", "1"), "one for each of 2 levels"),
+    (("-o", "song.mp3"), ".wav or .flac"),
+    (("--count", "0"), "above 0"),
+    (("--resume",), "nothing to go on with"),
+    (("--label", "anna"), "without labels"),
+])
+def test_what_cannot_be_is_one_line(trained, tmp_path, capsys, monkeypatch, words, why):
+    monkeypatch.chdir(tmp_path)
+    assert sample(trained, "--minutes", 0.005, *words) == 2
+    said = capsys.readouterr().err
+    assert why in said and said.count("\n") == 1
+    assert not list(tmp_path.rglob("*.wav"))
+
+
+def test_a_prime_too_short_or_of_another_model_is_refused(trained, tmp_path, capsys):
+    write_audio(tmp_path / "short.wav", torch.full((1, 50), 0.1), RATE)
+    assert sample(trained, "--prime", tmp_path / "short.wav", "-o", tmp_path / "x.wav") == 2
+    assert "less than one step" in capsys.readouterr().err
+    assert sample(trained, "-o", tmp_path / "a.wav", "--minutes", 0.02) == 0
+    capsys.readouterr()
+    assert sample(trained, "--prime", tmp_path / "a.codes", "--infill", "1:9", "-o", tmp_path / "x.wav") == 2
+    assert "not within the song" in capsys.readouterr().err
+    other = Codes((np.zeros((1, 20), int),), RATE, 1280, (64,), ((16,),), "ffff")
+    other.save(tmp_path / "other.codes")
+    assert sample(trained, "--prime", tmp_path / "other.codes", "-o", tmp_path / "x.wav") == 2
+    assert "ffff" in capsys.readouterr().err
+
+
+def test_a_prior_of_another_codebook_is_refused_by_both_names(trained, tmp_path, capsys):
+    rows = (LevelConfig(strides=(4, 4, 4), num_codes=16, dim=8, width=8, depth=1),
+            LevelConfig(strides=(4, 4, 4, 4), num_codes=16, dim=8, width=8, depth=1))
+    config = MultiresConfig(levels=rows)
+    torch.manual_seed(1)
+    (tmp_path / "other").mkdir()
+    save_model(tmp_path / "other", config.build(DataSpec(channels=1, dims=1, sample_rate=RATE)), config)
+    assert sample(trained, "--codec", tmp_path / "other", "-o", tmp_path / "x.wav") == 2
+    said = capsys.readouterr().err
+    assert fingerprint(load_model(tmp_path / "other")) in said and fingerprint(load_model(trained / "codec")) in said
+
+
+def test_a_disk_that_fills_loses_nothing_that_was_drawn(trained, tmp_path, capsys, monkeypatch):
+    def full(*arguments, **more):
+        raise OSError(28, "No space left on device", "song.wav")
+
+    monkeypatch.setattr("audiovae.songs.AudioWriter", full)
+    assert sample(trained, "-o", tmp_path / "song.wav", "--minutes", 0.005, priors=("top",)) == 2
+    assert "no space left" in capsys.readouterr().err.lower()
+    monkeypatch.undo()
+    calls = []
+    monkeypatch.setattr(generate.PriorFile, "load", lambda self: calls.append(self))
+    assert sample(trained, "-o", tmp_path / "song.wav", "--minutes", 0.005, "--resume", priors=("top",)) == 0
+    assert not calls and (tmp_path / "song.wav").exists()
+
+
+def test_one_prior_alone_makes_a_song_from_its_level(trained, tmp_path):
+    assert sample(trained, "-o", tmp_path / "top.wav", "--minutes", 0.005, priors=("top",)) == 0
+    assert read_audio(tmp_path / "top.wav")[0].shape == (1, 2400)
