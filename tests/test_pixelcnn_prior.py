@@ -1,7 +1,6 @@
 """PixelCNN priors over grids of codes: exact probabilities, no view of the future, drawing in parts = by the whole."""
 
 import itertools
-import warnings
 
 import pytest
 import torch
@@ -74,7 +73,7 @@ def lets_the_code_itself_through(network):
 
 
 def attends_to_what_comes(network):
-    network.layers[0].recall.layer.attention.causal = False
+    network.layers[0].recall.network.layers[0].attention.causal = False
 
 
 def is_told_of_itself(network):
@@ -171,9 +170,9 @@ def test_attention_learns_what_lies_beyond_the_reach_of_convolutions():
     for attend in (0, 1):
         torch.manual_seed(0)
         network = PixelCNNPriorConfig(width=32, depth=1, attend=attend, heads=2).build(spec(1, 4, (1, 5)))
-        optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
-        for _ in range(60):
-            codes = torch.randint(4, (64, 1, 1, 5))
+        optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+        for _ in range(50):
+            codes = torch.randint(4, (32, 1, 1, 5))
             codes[..., -1] = codes[..., 0]
             last = -network(codes)[..., -1].mean()
             optimizer.zero_grad()
@@ -187,8 +186,7 @@ def test_lower_precision_and_dropout_train():
     model = from_dict(PriorConfig, {"prior": {"kind": "pixelcnn", "width": 16, "depth": 2, "attend": 1, "heads": 2,
                                               "dropout": 0.5, "pixel_dropout": 0.2}}).build(spec(2, 5, (4, 4)))
     codes = torch.randint(5, (3, 2, 4, 4))
-    with torch.autocast("cpu", torch.bfloat16), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mismatch dtype")  # of a norm whose weights stay in single precision
+    with torch.autocast("cpu", torch.bfloat16):
         loss = -model(codes).params.mean()
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.numel())

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiovae.errors import ConfigError, ShapeError
-from audiovae.nn.transformer import Cache, TransformerLayer
+from audiovae.nn.transformer import Cache, Transformer
 from audiovae.shapes import check
 
 
@@ -80,20 +80,16 @@ class Recall(nn.Module):
 
     def __init__(self, width: int, seen: int, heads: int, dropout: float):
         super().__init__()
-        self.width, self.heads = width, heads
         self.into = nn.Linear(width + seen + 2 * width, width)
-        self.layer = TransformerLayer(width, heads, True, 0, 0, dropout)
-        self.norm, self.out = nn.RMSNorm(width), nn.Linear(width, width)
+        self.network = Transformer(width, 1, heads, causal=True, dropout=dropout)
+        self.out = nn.Linear(width, width)
         nn.init.normal_(self.out.weight, std=0.02)
 
-    def forward(self, before: Tensor, told: Tensor, cache: Cache | None = None) -> Tensor:
+    def forward(self, before: Tensor, told: Tensor, caches: list[Cache] | None = None) -> Tensor:
         """What stands before each place (B, width + seen, H, W), and what is told it (B, 2 width, H, W)."""
         x = self.into(torch.cat([before, told], dim=1).flatten(2).transpose(1, 2))
-        x = self.out(self.norm(self.layer(x, cache=cache)))
+        x = self.out(self.network(x, caches=caches))
         return x.transpose(1, 2).unflatten(2, tuple(before.shape[2:]))
-
-    def cache(self, batch: int, room: int) -> Cache:
-        return Cache(batch, self.heads, room, self.width // self.heads, self.out.weight)
 
 
 def one_later(x: Tensor) -> Tensor:
@@ -228,7 +224,7 @@ class GatedPixelCNN(nn.Module):
         # the input of every layer: of the vertical stack below a margin, of this row right of one
         above = [like.new_zeros(count, layer.above.in_channels, margin + height, width) for layer in layers]
         recalls = {depth: layer.recall for depth, layer in enumerate(layers) if layer.recall is not None}
-        caches = {depth: recall.cache(count, height * width) for depth, recall in recalls.items()}
+        caches = {depth: recall.network.caches(count, height * width) for depth, recall in recalls.items()}
         last = {depth: like.new_zeros(count, layers[depth].out.conv.out_channels + layers[0].above.in_channels, 1, 1)
                 for depth in recalls}  # of the pixel before, what attention goes by
         for i in range(height):
