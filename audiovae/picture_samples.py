@@ -175,9 +175,9 @@ def levels_shown(priors: Sequence[PriorFile], model: Model, request: Request, dr
 def compression(model: Model, size: Sequence[int]) -> Table:
     """What a picture takes: its values, and the codes of every level at log2 K bits each.
 
-    >>> from audiovae.models import AutoencoderConfig
+    >>> from audiovae.models import HierarchicalConfig
     >>> from audiovae.shapes import DataSpec
-    >>> model = AutoencoderConfig().build(DataSpec(channels=1, dims=2, size=(8, 8), levels=256))
+    >>> model = HierarchicalConfig().build(DataSpec(channels=1, dims=2, size=(8, 8), levels=256))
     >>> compression(model, (8, 8)).columns
     ('what', 'grid', 'numbers', 'bits each', 'bits', 'ratio')
     """
