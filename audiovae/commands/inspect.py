@@ -108,7 +108,8 @@ def prior_lines(model: Model) -> Iterator[str]:
     rate = "" if codes.sample_rate is None else f", {codes.sample_rate / codes.hop:.1f} steps a second"
     above = f", told {' x '.join(map(str, codes.upper))} of the level above" if codes.upper else ""
     yield f"  prior       {type(getattr(model, 'prior', model)).__name__} of {data.size} steps"
-    yield f"  codes       of model {codes.model}, level {codes.level}: {' x '.join(map(str, codes.num_codes))}{rate}{above}"
+    sizes = " x ".join(map(str, codes.num_codes))
+    yield f"  codes       of model {codes.model}, level {codes.level}: {sizes}{rate}{above}"
     if data.tags or data.labels:
         yield f"  names       {', '.join(data.tags or data.labels)}"
     told = [name for name in ("timing", "text") if getattr(data, name)]
