@@ -18,7 +18,7 @@ LAYERS = [
      "export", "latents", "lm", "shards", "engines", "corpus_encoding", "generate"),
     ("metrics", "data", "code_data", "voice_data", "collapse", "optim", "preview", "run", "train", "prior_training",
      "report", "gallery", "evaluate", "evaluate_images", "evaluate_priors",
-     "songs"),
+     "songs", "picture_samples"),
     ("cli", "commands"),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

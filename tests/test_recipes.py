@@ -14,7 +14,7 @@ from audiovae.code_data import CodesData
 from audiovae.config import read
 from audiovae.data import AudioData, SpectrogramData
 from audiovae.image.sets import ArchiveData, FolderData
-from audiovae.models import LadderConfig, LevelConfig, ModelConfig, MultiresConfig
+from audiovae.models import HierarchicalConfig, LadderConfig, LevelConfig, ModelConfig, MultiresConfig
 from audiovae.shapes import DataSpec
 from audiovae.train import Experiment, train
 from audiovae.voice_data import VoiceData
@@ -57,6 +57,16 @@ def tiny_codes(tiny_corpus, tmp_path_factory) -> tuple[Path, Path]:
     return folder / "codec", Path(shutil.copytree(tiny_corpus, folder / "corpus"))
 
 
+@pytest.fixture(scope="module")
+def tiny_picture_codes(tmp_path_factory) -> Path:
+    """A hierarchy of two levels of codes of digits, untrained."""
+    folder = tmp_path_factory.mktemp("pictures") / "model"
+    folder.mkdir()
+    config = HierarchicalConfig(levels=2 * (LevelConfig(strides=(2,), num_codes=16, dim=4, width=4, depth=1),))
+    save_model(folder, config.build(DataSpec(channels=1, dims=2, size=(8, 8), levels=17)), config)
+    return folder
+
+
 def shrunk(model: ModelConfig) -> ModelConfig:
     """A ladder of the same rows, a tenth as wide and with one group at most on each; other models as they are."""
     if not isinstance(model, LadderConfig):
@@ -66,7 +76,7 @@ def shrunk(model: ModelConfig) -> ModelConfig:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.name}")
-def test_a_recipe_trains(path, tiny_corpus, tiny_archive, tiny_colours, tiny_codes, tmp_path):
+def test_a_recipe_trains(path, tiny_corpus, tiny_archive, tiny_colours, tiny_codes, tiny_picture_codes, tmp_path):
     experiment = read(Experiment, path)
     if isinstance(experiment.data, AudioData):
         data = replace(experiment.data, corpus=str(tiny_corpus), batch_size=2, seconds=0.4, validation_batches=1)
@@ -86,6 +96,8 @@ def test_a_recipe_trains(path, tiny_corpus, tiny_archive, tiny_colours, tiny_cod
         data = replace(experiment.data, model=str(tiny_codes[0]), corpus=str(tiny_codes[1]), batch_size=2, tokens=16,
                        validation_batches=1)
         experiment = replace(experiment, data=data)
+    if isinstance(experiment.data, CodesData) and experiment.data.pictures is not None:
+        experiment = replace(experiment, data=replace(experiment.data, model=str(tiny_picture_codes)))
     if isinstance(experiment.data, FolderData):  # the papers' sizes are for other machines: the same rows, smaller
         data = replace(experiment.data, path=str(tiny_colours[1]), size=32, batch_size=2)
         experiment = replace(experiment, data=data, model=shrunk(experiment.model))

@@ -1,7 +1,8 @@
-"""audiovae sample: new music from priors, or new data from any model that has a prior of its own."""
+"""audiovae sample: new music or pictures from priors, or pictures from any model that has a prior of its own."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from math import prod
 from pathlib import Path
 from typing import Annotated
 
@@ -11,15 +12,17 @@ from tqdm import tqdm
 from audiovae.checkpoint import find_checkpoint, read_description
 from audiovae.commands.arguments import parse
 from audiovae.errors import CheckpointError, ConfigError
+from audiovae.files import check_folder
 from audiovae.generate import Drawing, PriorFile, Request, Steps, draw, open_priors, open_songs, to_json, work
 from audiovae.level_codec import AnyCodec, open_codec
+from audiovae.picture_samples import compression, from_model, from_priors, levels_shown, open_decoder, write_pictures
 from audiovae.priors import ABSENT
 from audiovae.songs import Place, check_free, decodable, given_codes, keep, kept, write_rough, write_songs
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Sample new music: the slowest level of codes first, then those below it, each told the one above.
+    """Sample new music or pictures: the slowest level of codes first, then those below it, each told the one above.
 
     Example: audiovae sample runs/top runs/bottom -o new/song.wav --minutes 1.5 --tags "genre=Waltz" --seed 3
 
@@ -30,24 +33,27 @@ class Arguments:
     Go on from a recording of your own: --prime my.wav --prime-seconds 10. From a song made here: --prime song.codes.
     Another middle: --prime song.codes --infill 12.0:15.5. Other details below the same slowest level:
     --upsample song.codes
+
+    Pictures, from priors over their codes: audiovae sample runs/top runs/bottom -o new --count 16 --label 3; without
+    priors, from a model with a prior of its own, such as a VAE or a ladder: audiovae sample runs/vae -o new --count 16
     """
 
     priors: tyro.conf.Positional[tuple[Path, ...]]
     """Runs or checkpoints whose model.kind is "prior", one for each level from the slowest down, in any order."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("songs")
-    """A .wav or .flac file, or a folder; the codes and a page go beside it."""
+    """A .wav or .flac file, or a folder; the codes and a page go beside it. Of pictures a new folder."""
     codec: Path | None = None
     """The model whose codes these are (default: where the first prior's run found it)."""
     minutes: float | None = None
     """Length of a song, what it goes on from included (default: 0.5; with --infill or --upsample the source's)."""
     count: int = 1
-    """Variations: one song for each, with its own dice."""
+    """Variations: one song or picture for each, with its own dice."""
     batch: int = 4
-    """Songs drawn together; it changes how long they take, and nothing else."""
+    """Songs drawn together (pictures: 16 times as many); it changes how long they take, and nothing else."""
     tags: tuple[str, ...] = ()
     """Names to ask for, such as "genre=Waltz" "artist=Ada Lark"; `audiovae inspect` lists a prior's."""
     label: str | None = None
-    """Label to ask for, of priors whose corpus has speakers and no tags."""
+    """Label to ask for, of priors whose corpus has speakers and no tags, or whose pictures have labels."""
     text: str | None = None
     """Lyrics or any text, of priors trained with data.text."""
     temperature: tuple[float, ...] = (1.0,)
@@ -58,6 +64,8 @@ class Arguments:
     """The share of chance that the likeliest codes must have together to be all that is chosen from."""
     guidance: tuple[float, ...] = (1.0,)
     """Above 1 leans towards what was asked for (classifier-free guidance)."""
+    reject: int = 1
+    """Of pictures: draw so many times more, and keep those that a classifier takes for the label most surely."""
     prime: Path | None = None
     """Recording or code file to go on from, or to fill a gap in."""
     prime_seconds: float | None = None
@@ -78,7 +86,13 @@ def main(argv: list[str]) -> int:
     arguments = parse("sample", Arguments, argv)
     if not arguments.priors:
         raise ConfigError("no prior: name a run whose model.kind is \"prior\", trained on the codes of a model.")
+    if len(arguments.priors) == 1 and not _is_prior(arguments.priors[0]):
+        return _pictures(arguments, None)
     priors = open_priors(arguments.priors)
+    if priors[0].data.dims == 2:
+        return _pictures(arguments, priors)
+    if arguments.reject != 1:
+        raise ConfigError("--reject is for pictures: of songs, raise --count and choose.")
     codec = _codec(arguments, priors)
     given = _given(arguments, codec)
     request = _request(arguments, priors, codec, given)
@@ -112,15 +126,53 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _codec(arguments: Arguments, priors: list[PriorFile]) -> AnyCodec:
-    """The model of the codes; CheckpointError where it is not to be found, or is another."""
+def _is_prior(path: Path) -> bool:
+    return read_description(find_checkpoint(path)).get("model", {}).get("kind") == "prior"
+
+
+def _pictures(arguments: Arguments, priors: list[PriorFile] | None) -> int:
+    """Pictures by their priors, or by a model's own."""
+    usual = {field.name: field.default for field in fields(Arguments)}
+    kept = {"priors", "output", "codec", "count", "batch", "label", "temperature", "reject", "seed"}
+    kept |= {"top_k", "top_p", "guidance"} if priors is not None else set()
+    for name in usual.keys() - kept:
+        if getattr(arguments, name) != usual[name]:
+            raise ConfigError(f"--{name.replace('_', '-')} is not for pictures"
+                              f"{'' if priors is not None else ' of a model without priors over its codes'}: leave it "
+                              "out.")
+    check_folder(arguments.output)
+    drawings = {} if priors is None else _drawings(arguments, priors)
+    request = Request(1, arguments.count, 16 * arguments.batch, arguments.seed, (), arguments.label, None, drawings)
+    if priors is None:
+        model, drawn = from_model(arguments.priors[0], request, _of_level("temperature", arguments.temperature, 0, 1),
+                                  arguments.reject)
+        more = []
+    else:
+        model = open_decoder(_model_name(arguments, priors), priors)
+        steps = sum(prod(prior.data.size or ()) * -(-request.count * arguments.reject // request.batch)
+                    for prior in priors)
+        with tqdm(total=steps, unit="code", disable=None) as bar:
+            drawn = from_priors(priors, model, request, arguments.reject, bar.update)
+        more = [levels_shown(priors, model, request, drawn)]
+    write_pictures(arguments.output, model, drawn, more)
+    if model.code_levels:
+        print(f"{compression(model, drawn.x.shape[2:]).text()}\n")
+    print(f"{drawn.sentence} Written to {arguments.output}; the page is {arguments.output / 'pictures.html'}.")
+    return 0
+
+
+def _model_name(arguments: Arguments, priors: list[PriorFile]) -> str | Path:
+    """What to decode with; CheckpointError where neither --codec nor the first prior's run says it."""
     name = arguments.codec or priors[0].trained_on
     if name is None:
         raise CheckpointError(f"prior {priors[0].path} does not say whose codes it is over: name the model with "
                               "--codec.")
-    kind = read_description(find_checkpoint(name)).get("model", {}).get("kind")
-    if priors[0].data.dims != 1 or priors[0].codes.sample_rate is None:
-        raise CheckpointError(f"prior {priors[0].path} is over codes of pictures ({kind}), not of audio.")
+    return name
+
+
+def _codec(arguments: Arguments, priors: list[PriorFile]) -> AnyCodec:
+    """The model of the codes; CheckpointError where it is not to be found, or is another."""
+    name = _model_name(arguments, priors)
     codec = open_codec(name, prior=False)
     for prior in priors:
         if prior.codes.model != codec.fingerprint:
@@ -157,13 +209,17 @@ def _request(arguments: Arguments, priors: list[PriorFile], codec: AnyCodec, giv
     if arguments.prime is not None and arguments.infill is None and samples <= there:
         raise ConfigError(f"--minutes {samples / codec.sample_rate / 60:g} is no longer than the prime "
                           f"({there / codec.sample_rate:.1f} s): ask for more, or take less of it by --prime-seconds.")
+    return Request(samples, arguments.count, arguments.batch, arguments.seed, arguments.tags, arguments.label,
+                   arguments.text, _drawings(arguments, priors), arguments.overlap)
+
+
+def _drawings(arguments: Arguments, priors: list[PriorFile]) -> dict[int, Drawing]:
     drawings = {}
     for place, prior in enumerate(priors):
         values = {name: _of_level(name, getattr(arguments, name), place, len(priors))
                   for name in ("temperature", "top_k", "top_p", "guidance")}
         drawings[prior.codes.level] = Drawing(**values)  # type: ignore[arg-type]
-    return Request(samples, arguments.count, arguments.batch, arguments.seed, arguments.tags, arguments.label,
-                   arguments.text, drawings, arguments.overlap)
+    return drawings
 
 
 def _of_level(name: str, values: tuple[float, ...], place: int, count: int) -> float:

@@ -75,11 +75,12 @@ def write_variations(path: Path, variations: Tensor, label: Tensor | None = None
                 if sample_rate is not None:
                     write_audio(folder / f"{i:05d}-{j}.wav", one, sample_rate)
                 else:
-                    _write_picture(folder / f"{i:05d}-{j}.png", one)
+                    write_picture(folder / f"{i:05d}-{j}.png", one)
     return count
 
 
-def _write_picture(path: Path, x: Tensor) -> None:
+def write_picture(path: Path, x: Tensor) -> None:
+    """A picture (C, H, W) in [0, 1], C 1 or 3, as a .png of its very pixels."""
     from PIL import Image
 
     Image.fromarray(_bytes(x).transpose(1, 2, 0).squeeze(2) if len(x) == 1 else _bytes(x).transpose(1, 2, 0)).save(path)

@@ -7,9 +7,10 @@ from pydantic import Discriminator
 from audiovae.priors.base import ABSENT, Drawing, Prior
 from audiovae.priors.conditions import ToldConfig, letters
 from audiovae.priors.masked import MaskedConfig, MaskedPrior
+from audiovae.priors.pixelcnn import PixelCNNPrior, PixelCNNPriorConfig
 from audiovae.priors.transformer import CausalConfig, CausalPrior
 
-PriorNetworkConfig = Annotated[CausalConfig | MaskedConfig, Discriminator("kind")]
+PriorNetworkConfig = Annotated[CausalConfig | MaskedConfig | PixelCNNPriorConfig, Discriminator("kind")]
 
 __all__ = [
     "ABSENT",
@@ -18,6 +19,8 @@ __all__ = [
     "Drawing",
     "MaskedConfig",
     "MaskedPrior",
+    "PixelCNNPrior",
+    "PixelCNNPriorConfig",
     "Prior",
     "PriorNetworkConfig",
     "ToldConfig",

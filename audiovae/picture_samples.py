@@ -1,0 +1,254 @@
+"""New pictures from priors over codes, the slowest level first; or from a model that has a prior of its own.
+
+    FOLDER/pictures.png, 0000.png ...   all of them, 8 a row, and each by itself, pixel for pixel
+    FOLDER/codes.npz, pictures.html     the codes by level, and a page: samples, what each level holds, bits
+
+Every draw is a function of (seed, picture, level), so a picture is the same whatever is drawn beside it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import log2, prod
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audiovae.checkpoint import find_checkpoint, fingerprint, load_model, read_description
+from audiovae.code_data import CodesData
+from audiovae.config import from_dict
+from audiovae.errors import CheckpointError, ConfigError, LabelError, nearest
+from audiovae.files import atomic_folder
+from audiovae.gallery.exhibit import Exhibit, show
+from audiovae.generate import PriorFile, Request, check_names
+from audiovae.image.features import classifier_of
+from audiovae.image.source import ImageSource
+from audiovae.latents.augment import write_picture
+from audiovae.models import Hierarchical, Model, PriorModel
+from audiovae.priors import Drawing
+from audiovae.report import Report, Table
+from audiovae.seeds import generator
+from audiovae.shapes import Condition
+from audiovae.train import Experiment
+
+A_ROW, SHOWN, AGAIN = 8, 8, 2  # pictures a row, pictures whose levels are shown, times their lower levels are drawn anew
+Codes = dict[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures (N, C, H, W) in [0, 1], their codes (N, Q, H', W') by level, and what is to be told of them."""
+
+    x: Tensor
+    codes: Codes
+    sentence: str
+
+
+def open_decoder(name: str | Path, priors: Sequence[PriorFile]) -> Model:
+    """The model that ``priors`` are over, to decode with; CheckpointError where it is another, naming both sides."""
+    model = load_model(name).requires_grad_(False).eval()
+    own = fingerprint(model)
+    for prior in priors:
+        codes, sides = prior.codes, tuple(side * prior.codes.hop for side in prior.data.size or ())
+        if codes.model != own:
+            raise CheckpointError(f"prior {prior.path} is over the codes of model {codes.model}, but {name} is model "
+                                  f"{own}: name the right one with --codec.")
+        if model.data.size is not None and sides != model.data.size:
+            raise CheckpointError(f"prior {prior.path} makes {prior.data.size} codes of hop {codes.hop}, pictures of "
+                                  f"{sides}, but model {name} is of pictures of {model.data.size}: train the prior on "
+                                  "those.")
+    return model
+
+
+def draw_codes(priors: Sequence[PriorFile], request: Request, given: Codes | None = None, again: int = 0,
+               progress: Callable[[int], object] | None = None) -> Codes:
+    """Codes (count, Q, H, W) of every prior's level, those ``given`` kept; another ``again`` is another draw.
+
+    Raises LabelError on a label that a prior was not trained with.
+    """
+    for prior in priors:
+        check_names(prior, request)
+    codes = dict(given or {})
+    for prior in (prior for prior in priors if prior.codes.level not in codes):
+        level, label, parts = prior.codes.level, _index(prior, request.label), []
+        model: PriorModel = prior.load()
+        assert prior.data.size is not None
+        for first in range(0, request.count, request.batch):
+            last = min(first + request.batch, request.count)
+            upper = codes[level + 1][first:last] if prior.codes.upper else None
+            dice = [generator(request.seed, picture, level, again) for picture in range(first, last)]
+            parts.append(model.draw(dice, prior.data.size, Condition(_told(label, last - first), upper=upper),
+                                    request.drawings.get(level, Drawing()), progress=progress))
+        codes[level] = torch.cat(parts)
+    return codes
+
+
+@torch.no_grad()
+def decode(model: Model, codes: Codes, label: int | None = None) -> Tensor:
+    """Codes of some levels to pictures; in place of a hierarchy's lower levels stands their codebooks' mean."""
+    given = [codes.get(level) for level in range(len(model.code_levels))]
+    lacking = any(level is None for level in given)
+    decoded = model.reveal if isinstance(model, Hierarchical) and lacking else model.decode_levels
+    return decoded(given, Condition(_told(label, len(next(iter(codes.values()))))))  # type: ignore[operator]
+
+
+def from_priors(priors: Sequence[PriorFile], model: Model, request: Request, reject: int = 1,
+                progress: Callable[[int], object] | None = None) -> Drawn:
+    """Pictures drawn level by level; of ``reject`` times as many, those that a classifier takes for the label."""
+    _check_reject(reject, request.label)
+    codes = draw_codes(priors, replace(request, count=request.count * reject), progress=progress)
+    x = decode(model, codes, _model_label(model, request.label))
+    how = " and ".join(f"level {prior.codes.level} at {_how(request.drawings.get(prior.codes.level, Drawing()))}"
+                       for prior in priors)
+    keep, said = likeliest(x, read_description(priors[0].path), request, reject)
+    return Drawn(x[keep], {level: its[keep] for level, its in codes.items()},
+                 f"{request.count} pictures{_asked(request.label)}, {how}, seed {request.seed}.{said}")
+
+
+def from_model(path: Path, request: Request, temperature: float = 1.0, reject: int = 1) -> tuple[Model, Drawn]:
+    """Pictures from the prior that a model has itself, such as a VAE's, a ladder's or a density's.
+
+    Raises ConfigError where the model has no prior, or is of sound; LabelError on a label that it is not told.
+    """
+    _check_reject(reject, request.label)
+    folder = find_checkpoint(path)
+    model = load_model(folder).requires_grad_(False).eval()
+    if model.data.dims != 2 or model.data.sample_rate is not None:
+        raise ConfigError(f"{path} is a model of sound, not of pictures: draw from it by `audiovae latents sample "
+                          f"--model {path}`.")
+    label = _model_label(model, request.label, str(path))
+    count = request.count * reject
+    dice = torch.Generator().manual_seed(request.seed)
+    told = Condition(_told(label, count)) if label is not None else None
+    x = model.sample(count, told, temperature, dice, model.data.size)
+    keep, said = likeliest(x, read_description(folder), request, reject)
+    return model, Drawn(x[keep], {}, f"{request.count} pictures{_asked(request.label)} from the model's own prior at "
+                                     f"temperature {temperature:g}, seed {request.seed}.{said}")
+
+
+def likeliest(x: Tensor, description: dict, request: Request, reject: int) -> tuple[Tensor, str]:
+    """Which ``request.count`` of the pictures a classifier of the training data finds likeliest to be of the label.
+
+    Razavi 2019, section 3.3; Ravuri & Vinyals 2019. And a sentence on it, "" where nothing is rejected.
+    """
+    if reject == 1:
+        return torch.arange(len(x)), ""
+    experiment = description.get("experiment", {})
+    if "data" not in experiment:
+        raise CheckpointError("the checkpoint does not tell the data it was trained on, which --reject wants: name a "
+                              "run made by `audiovae train`.")
+    data = from_dict(Experiment, {"data": experiment["data"]}, source="data of the checkpoint").data
+    pictures = data.pictures if isinstance(data, CodesData) else data
+    source = pictures.build(experiment["train"]["seed"]) if pictures is not None else None
+    if not isinstance(source, ImageSource) or request.label not in source.spec.labels:
+        raise ConfigError(f"--reject wants training pictures with a label '{request.label}': leave it out.")
+    judge = classifier_of(source, seed=request.seed)
+    chances = judge.extract(x).log_probs[:, source.spec.labels.index(request.label)].exp()
+    keep = chances.topk(request.count).indices.sort().values
+    return keep, (f" The {request.count} of {len(x)} drawn that a {judge.name} takes for '{request.label}' most surely: "
+                  f"a mean chance of {chances[keep].mean():.3f}, of all {chances.mean():.3f}.")
+
+
+def levels_shown(priors: Sequence[PriorFile], model: Model, request: Request, drawn: Drawn) -> Exhibit:
+    """The first pictures as each level adds to those above; then the top's codes with others below, and the likeliest.
+
+    A row of a hierarchy's upper levels alone has the mean of the codebooks in place of the lower.
+    """
+    some = {level: codes[:SHOWN] for level, codes in drawn.codes.items()}
+    label, order = _model_label(model, request.label), [prior.codes.level for prior in priors]
+    few = replace(request, count=len(next(iter(some.values()))))
+    rows = {(f"level {order[0]} alone" if n == 0 else f"and level {level}"):
+            decode(model, {its: some[its] for its in order[:n + 1]}, label) for n, level in enumerate(order)}
+    if len(order) > 1:
+        top = {order[0]: some[order[0]]}
+        for again in range(1, AGAIN + 1):
+            rows[f"others below, {again}"] = decode(model, draw_codes(priors, few, top, again), label)
+        best = replace(few, drawings={**few.drawings, **{level: Drawing(temperature=0) for level in order[1:]}})
+        rows["likeliest below"] = decode(model, draw_codes(priors, best, top), label)
+    return show("levels", "What each level holds", "The first pictures, level by level from the top; the last rows keep "
+                "the top's codes and draw those below it anew, or take the likeliest." if len(order) > 1 else
+                "The first pictures, by the one level that was drawn.", list(rows.values()), list(rows),
+                caption="From the top alone to all levels")
+
+
+def compression(model: Model, size: Sequence[int]) -> Table:
+    """What a picture takes: its values, and the codes of every level at log2 K bits each.
+
+    >>> from audiovae.models import HierarchicalConfig
+    >>> from audiovae.shapes import DataSpec
+    >>> model = HierarchicalConfig().build(DataSpec(channels=1, dims=2, size=(8, 8), levels=256))
+    >>> compression(model, (8, 8)).columns
+    ('what', 'grid', 'numbers', 'bits each', 'bits', 'ratio')
+    """
+    levels = model.data.levels or 256
+    values = model.data.channels * prod(size)
+    whole, total, numbers = values * log2(levels), 0.0, 0
+    rows: list[tuple] = [("pictures", " × ".join(map(str, size)), values, log2(levels), whole, 1.0)]
+    for index, level in reversed(list(enumerate(model.code_levels))):
+        grid = [side // level.hop for side in size]
+        bits, count = prod(grid) * sum(log2(k) for k in level.num_codes), prod(grid) * len(level.num_codes)
+        total, numbers = total + bits, numbers + count
+        rows.append((f"level {index}", " × ".join(map(str, grid)), count, bits / count, bits, whole / bits))
+    if len(model.code_levels) > 1:
+        rows.append(("all levels", "", numbers, total / numbers, total, whole / total))
+    return Table(("what", "grid", "numbers", "bits each", "bits", "ratio"), rows)
+
+
+def write_pictures(folder: Path, model: Model, drawn: Drawn, more: Sequence[Exhibit] = ()) -> None:
+    """The pictures, their codes and the page, whole or not at all; OutputError where the folder is there already."""
+    rows = drawn.x.split(A_ROW)
+    report = Report("Pictures", lead=drawn.sentence)
+    show("pictures", "Samples", "In the order of their files.", rows).put_on(report)
+    for exhibit in more:
+        exhibit.put_on(report)
+    if model.code_levels:
+        report.section("What a picture takes")
+        report.table(compression(model, drawn.x.shape[2:]), "Bits of a code are log2 K, before any prior")
+    with atomic_folder(folder) as temporary:
+        for n, picture in enumerate(drawn.x):
+            write_picture(temporary / f"{n:04d}.png", picture)
+        missing = torch.ones(len(rows) * A_ROW - len(drawn.x), *drawn.x.shape[1:]) if len(rows) > 1 else drawn.x[:0]
+        whole = torch.cat([drawn.x, missing]).split(A_ROW)
+        write_picture(temporary / "pictures.png", torch.cat([torch.cat(list(row), dim=2) for row in whole], dim=1))
+        if drawn.codes:
+            np.savez_compressed(temporary / "codes.npz",
+                                **{f"level_{level}": codes.numpy() for level, codes in drawn.codes.items()})
+        report.write(temporary / "pictures.html")
+
+
+def _index(prior: PriorFile, label: str | None) -> int | None:
+    return None if label is None else prior.data.labels.index(label)
+
+
+def _told(label: int | None, count: int) -> Tensor | None:
+    return None if label is None else torch.full((count,), label)
+
+
+def _model_label(model: Model, label: str | None, path: str | None = None) -> int | None:
+    """A label as a model is told it, None to one that is not told; with ``path``, LabelError on one it cannot take."""
+    heard = getattr(getattr(model, "autoencoder", model), "embedding", None) is not None
+    labels = model.data.labels if heard else ()
+    if label in labels:
+        return labels.index(label)  # type: ignore[arg-type]
+    if label is not None and path is not None:
+        told = nearest(label, labels) if labels else "it is told no labels: leave --label out"
+        raise LabelError(f"model {path} knows no '{label}'; {told}.")
+    return None
+
+
+def _check_reject(reject: int, label: str | None) -> None:
+    if reject < 1 or (reject > 1 and label is None):
+        raise ConfigError(f"--reject wants a number from 1, and a --label that a classifier is to find, got {reject} and "
+                          f"label {label}.")
+
+
+def _asked(label: str | None) -> str:
+    return "" if label is None else f" of '{label}'"
+
+
+def _how(drawing: Drawing) -> str:
+    names = {"top_k": 0, "top_p": 1, "guidance": 1}
+    more = "".join(f", {name} {getattr(drawing, name):g}" for name, usual in names.items()
+                   if getattr(drawing, name) != usual)
+    return f"temperature {drawing.temperature:g}{more}"
