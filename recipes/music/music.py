@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "recipes"))
 from steps import finished, run_command, say  # noqa: E402
 
-GENRES = ("Waltz", "Blues")
+GENRES = ("Waltz", "Electronic")
 
 
 def main(folder: Path) -> int:
