@@ -32,7 +32,7 @@ from audiovae.seeds import generator
 from audiovae.shapes import Condition
 from audiovae.train import Experiment
 
-A_ROW, SHOWN, AGAIN = 8, 8, 2  # pictures a row, pictures whose levels are shown, times their lower levels are drawn anew
+A_ROW, SHOWN, AGAIN = 8, 8, 2  # pictures a row, those whose levels are shown, and how often lower ones are drawn anew
 Codes = dict[int, Tensor]
 
 
@@ -146,8 +146,8 @@ def likeliest(x: Tensor, description: dict, request: Request, reject: int) -> tu
     judge = classifier_of(source, seed=request.seed)
     chances = judge.extract(x).log_probs[:, source.spec.labels.index(request.label)].exp()
     keep = chances.topk(request.count).indices.sort().values
-    return keep, (f" The {request.count} of {len(x)} drawn that a {judge.name} takes for '{request.label}' most surely: "
-                  f"a mean chance of {chances[keep].mean():.3f}, of all {chances.mean():.3f}.")
+    return keep, (f" The {request.count} of {len(x)} drawn that a {judge.name} takes for '{request.label}' most "
+                  f"surely: a mean chance of {chances[keep].mean():.3f}, of all {chances.mean():.3f}.")
 
 
 def levels_shown(priors: Sequence[PriorFile], model: Model, request: Request, drawn: Drawn) -> Exhibit:
@@ -166,9 +166,11 @@ def levels_shown(priors: Sequence[PriorFile], model: Model, request: Request, dr
             rows[f"others below, {again}"] = decode(model, draw_codes(priors, few, top, again), label)
         best = replace(few, drawings={**few.drawings, **{level: Drawing(temperature=0) for level in order[1:]}})
         rows["likeliest below"] = decode(model, draw_codes(priors, best, top), label)
-    return show("levels", "What each level holds", "The first pictures, level by level from the top; the last rows keep "
-                "the top's codes and draw those below it anew, or take the likeliest." if len(order) > 1 else
-                "The first pictures, by the one level that was drawn.", list(rows.values()), list(rows),
+    sentence = "The first pictures, by the one level that was drawn."
+    if len(order) > 1:
+        sentence = ("The first pictures, level by level from the top; the last rows keep the top's codes and draw "
+                    "those below it anew, or take the likeliest.")
+    return show("levels", "What each level holds", sentence, list(rows.values()), list(rows),
                 caption="From the top alone to all levels")
 
 
@@ -239,8 +241,8 @@ def _model_label(model: Model, label: str | None, path: str | None = None) -> in
 
 def _check_reject(reject: int, label: str | None) -> None:
     if reject < 1 or (reject > 1 and label is None):
-        raise ConfigError(f"--reject wants a number from 1, and a --label that a classifier is to find, got {reject} and "
-                          f"label {label}.")
+        raise ConfigError(f"--reject wants a number from 1, and a --label that a classifier is to find, got {reject} "
+                          f"and label {label}.")
 
 
 def _asked(label: str | None) -> str:

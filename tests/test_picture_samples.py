@@ -102,7 +102,8 @@ def test_one_prior_alone_and_a_model_with_its_own_prior_write_the_same_files(tra
     for name in ("top", "vae"):
         assert {"0001.png", "pictures.png", "pictures.html"} <= {path.name for path in (tmp_path / name).iterdir()}
     x = load_model(trained / "vae").sample(2, generator=torch.Generator().manual_seed(4))
-    assert np.array_equal((imread(tmp_path / "vae/0001.png") * 255).round(), x[1, 0].clamp(0, 1).mul(255).round().numpy())
+    wanted = x[1, 0].clamp(0, 1).mul(255).round().numpy()
+    assert np.array_equal((imread(tmp_path / "vae/0001.png") * 255).round(), wanted)
 
 
 def test_rejection_keeps_those_of_the_label(trained):
