@@ -109,7 +109,8 @@ def coding(level: int, length: float, repeats: int) -> tuple[dict[str, float], d
     wave = 0.1 * torch.randn(round(length * RATE / 128) * 128)
     codes = codec.encode(wave, RATE)
     _, index = plain.quantize(plain.encoder(wave[None, None]))
-    encode = {"ours": lambda: codec.encode(wave, RATE), "plain": lambda: plain.quantize(plain.encoder(wave[None, None]))}
+    encode = {"ours": lambda: codec.encode(wave, RATE),
+              "plain": lambda: plain.quantize(plain.encoder(wave[None, None]))}
     decode = {"ours": lambda: codec.decode(codes), "plain": lambda: plain.decoder(plain.codes[index].T[None])}
     return median(encode, repeats), median(decode, repeats)
 

@@ -82,10 +82,11 @@ def test_a_page_shows_what_applies_and_says_why_the_rest_does_not(runs, tmp_path
     monkeypatch.setattr("audiovae.report.page.DPI", 20)  # small pictures are quickly drawn
     code, said, _ = latents(capsys, "report", "--model", runs / "sound", "-o", tmp_path, "--steps", 3, "--count", 2)
     page = (tmp_path / "latents.html").read_text()
-    assert code == 0 and "6 of 8 exhibits apply" in said and page.count("<audio") == 2 + 5 + 3 + 6 + 4
+    assert code == 0 and "6 of 9 exhibits apply" in said and page.count("<audio") == 2 + 5 + 3 + 6 + 4
     for heading in ("Samples", "Interpolation", "Traversal", "Attribute vector", "Nearest training", "Diagnosis"):
         assert f"<h2>{heading}" in page
-    for reason in ("restyle: restyling wants a model that is told labels", "manifold: a manifold is a plane of"):
+    for reason in ("restyle: restyling wants a model that is told labels", "manifold: a manifold is a plane of",
+                   "depth: depths are of a ladder"):
         assert reason in page
 
 

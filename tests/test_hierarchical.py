@@ -228,7 +228,7 @@ def test_joint_training_learns_digits(tmp_path):
 
 @pytest.mark.parametrize("levels", [[], [TWO[0] | {"lookahead": 0}]])
 def test_rows_that_cannot_be_are_refused(levels):
-    with pytest.raises(ConfigError, match="at least one row in model.levels, each without lookahead"):
+    with pytest.raises(ConfigError, match=r"at least one row in model\.levels, each without lookahead"):
         model(levels)
 
 

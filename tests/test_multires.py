@@ -51,7 +51,7 @@ def test_rows_are_levels_without_saying_so():
     assert [type(row) for row in config.levels] == [LevelConfig, LevelConfig, AutoencoderConfig]
     assert config.levels[2].bottleneck.kind == "rvq" and config.levels[2].encoder.width == 8
     assert from_dict(MultiresConfig, to_dict(config)) == config
-    with pytest.raises(ConfigError, match="unknown key 'levels.0.witdh'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'levels\.0\.witdh'"):
         from_dict(MultiresConfig, {"levels": [{"witdh": 3}]})
 
 
@@ -144,7 +144,7 @@ def test_a_turn_has_its_own_course():
     its = model()
     assert [its.take_turn("each", p) for p in (0.0, 0.25, 0.5, 0.75)] == [0.0, 0.5, 0.0, 0.5]
     assert its.working == (1,) and its.shown == (0, 1)
-    with pytest.raises(ConfigError, match="train.level 2: this model has the levels 0 to 1"):
+    with pytest.raises(ConfigError, match=r"train\.level 2: this model has the levels 0 to 1"):
         its.take_turn(2, 0.0)
 
 

@@ -24,8 +24,8 @@ def run(asked: "Arguments", settings: dict[str, str | list[str]]) -> int:
     assert isinstance(model, PriorModel) and isinstance(source, AudioCodes | PictureCodes)
     ours, theirs = model.data.codes, source.spec.codes
     if ours != theirs:
-        raise CheckpointError(f"prior {asked.model} is over {ours}, but its data now gives {theirs}: was the model that "
-                              "makes the codes trained on? Name the one it was with --data.model.")
+        raise CheckpointError(f"prior {asked.model} is over {ours}, but its data now gives {theirs}: was the model "
+                              "of the codes trained on since? Name the one it was with --data.model.")
     with tqdm(unit="example", disable=None) as bar:
         result = evaluate_prior(model, source, asked.split, asked.limit, bar.update)
     table = result.table()

@@ -15,6 +15,7 @@ from audiovae.codes import CodePrior, Codes
 from audiovae.codes.prior import find_prior
 from audiovae.commands.arguments import AUDIO, CODES, attempt, find, parse, report_failures
 from audiovae.metrics.usage import code_counts, perplexity, usage
+from audiovae.models import Model
 
 WEIGHTS = {*PICKLES, ".safetensors"}  # told to be no model on their own, and not to be no audio
 
@@ -100,6 +101,22 @@ def corpus_lines(path: Path) -> Iterator[str]:
         yield f"  {field:<11} {_some(names)}"
 
 
+def prior_lines(model: Model) -> Iterator[str]:
+    """What a prior is over, and the names that it can be asked for."""
+    codes, data = model.data.codes, model.data
+    assert codes is not None
+    rate = "" if codes.sample_rate is None else f", {codes.sample_rate / codes.hop:.1f} steps a second"
+    above = f", told {' x '.join(map(str, codes.upper))} of the level above" if codes.upper else ""
+    yield f"  prior       {type(getattr(model, 'prior', model)).__name__} of {data.size} steps"
+    sizes = " x ".join(map(str, codes.num_codes))
+    yield f"  codes       of model {codes.model}, level {codes.level}: {sizes}{rate}{above}"
+    if data.tags or data.labels:
+        yield f"  names       {', '.join(data.tags or data.labels)}"
+    told = [name for name in ("timing", "text") if getattr(data, name)]
+    if told:
+        yield f"  told        {' and '.join(told)}"
+
+
 def model_lines(path: Path) -> Iterator[str]:
     folder = find_checkpoint(path)
     model = load_model(folder)
@@ -111,6 +128,9 @@ def model_lines(path: Path) -> Iterator[str]:
         if part is not None and not isinstance(part, ModuleList):  # one for each level: the rows below tell of them
             yield f"  {name:<11} {type(part).__name__}"
     spec = model.data
+    if spec.codes is not None:
+        yield from prior_lines(model)
+        return
     yield f"  data        {spec.channels} channels, {spec.dims} grid axes, hop {model.hop}"
     for number, level in enumerate(model.code_levels):
         name = "codes" if len(model.code_levels) == 1 else f"level {number}"

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "recipes"))
 from steps import finished, run_command, say  # noqa: E402
 
-GENRES = ("Waltz", "Blues")
+GENRES = ("Waltz", "Electronic")
 
 
 def main(folder: Path) -> int:
@@ -27,9 +27,9 @@ def main(folder: Path) -> int:
     codec, top, bottom, songs = (folder / name for name in ("codec", "top", "bottom", "songs"))
     had = report.exists() and finished(bottom)
 
-    say(1, f"Two hours of music in five genres are composed and rendered: {music}", done=music.exists())
+    say(1, f"Three hours of music in five genres are composed and rendered: {music}", done=music.exists())
     if not music.exists():
-        subprocess.run([sys.executable, ROOT / "data/demo_music.py", music, "--hours", "2", "--rate", "16000"],
+        subprocess.run([sys.executable, ROOT / "data/demo_music.py", music, "--hours", "3", "--rate", "16000"],
                        check=True)
 
     say(2, f"They become a training corpus, with names, and no artist in two parts: {corpus}", done=corpus.exists())
