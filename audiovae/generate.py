@@ -7,6 +7,7 @@ is the same whatever is drawn beside it, and one that was stopped goes on to the
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
@@ -24,6 +25,7 @@ from audiovae.seeds import generator
 from audiovae.shapes import CodeLevel, CodeSpec, Condition, DataSpec
 
 Steps = NDArray[np.int64]
+SMALL = 10_000_000  # weights
 
 
 @dataclass(frozen=True)
@@ -196,8 +198,9 @@ def draw(priors: Sequence[PriorFile], levels: Sequence[CodeLevel], request: Requ
             condition = conditioned(prior, levels, request, songs, (first, last), (start, stop))
             dice = [generator(request.seed, song, level, start) for song in range(first, last)]
             told = Counter(last - first, stop - start, progress)
-            drawn = model.draw(dice, (stop - start,), condition, request.drawings.get(level, Drawing()),
-                               torch.from_numpy(part), told)
+            with fitting_threads(model):
+                drawn = model.draw(dice, (stop - start,), condition, request.drawings.get(level, Drawing()),
+                                   torch.from_numpy(part), told)
             told.end()
             songs[level][first:last, :, start:stop] = drawn.numpy()
             if saved:
@@ -205,6 +208,19 @@ def draw(priors: Sequence[PriorFile], levels: Sequence[CodeLevel], request: Requ
         if finished:
             finished(level, songs)
     return songs
+
+
+@contextmanager
+def fitting_threads(model: PriorModel) -> Iterator[None]:
+    """One thread for a small network: its products are so short that a second thread only waits, and on a busy machine
+    a song takes many times as long."""
+    before = torch.get_num_threads()
+    if sum(weight.numel() for weight in model.parameters()) < SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Counter:
