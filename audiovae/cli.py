@@ -20,7 +20,7 @@ COMMANDS = {
     "enroll": "practise a voice on recordings of it, and keep it as a small file for convert",
     "evaluate": "measure a model: quality, bit rate and speed of audio, likelihood and samples of pictures",
     "prior": "teach a trained codec which codes follow which, so that its files get smaller",
-    "sample": "make new music from priors over a model's codes: from nothing, from a recording, or a gap filled",
+    "sample": "make new music, from nothing, a recording or around a gap, or new pictures, from priors over codes",
     "curve": "train a recipe once for each β, and draw distortion over rate",
     "inspect": "tell what a code file, checkpoint, corpus or recording holds",
     "latents": "walk a latent space: sample, interpolate, traverse, attributes, diagnose",

@@ -6,7 +6,6 @@ from audiovae.audio.reader import (
     Channel,
     audio_info,
     read_audio,
-    read_stereo,
     stream_audio,
     stream_channels,
 )
@@ -19,7 +18,6 @@ __all__ = [
     "Channel",
     "audio_info",
     "read_audio",
-    "read_stereo",
     "stream_audio",
     "stream_channels",
     "write_audio",

@@ -17,11 +17,12 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import soundfile
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from audiovae.audio.corpus import DESCRIPTION, MANIFEST, REJECTED, SAMPLES, SPLITS, VERSION, Split, Utterance
-from audiovae.audio.io import Channel, read_audio, read_stereo
+from audiovae.audio.io import Channel, read_audio, stream_channels
 from audiovae.audio.layouts import LayoutName, Listing, Microphone, Source, Speaker, list_corpora, sentence_key
 from audiovae.audio.reader import SILENCE
 from audiovae.audio.splits import By, Spoken, assign, check_leaks, lead, read_split_table, together
@@ -238,7 +239,7 @@ def _load(source: Source, config: PrepareConfig) -> tuple[NDArray[np.int16], flo
     """
     try:
         if config.channels == 2:
-            x = read_stereo(source.path, config.sample_rate)[0].numpy()
+            x = torch.cat([*stream_channels(source.path, 2, config.sample_rate)], dim=1).numpy()
         else:
             x = read_audio(source.path, config.sample_rate, config.channel)[0][0].numpy()
         if np.abs(x).max() < SILENCE:

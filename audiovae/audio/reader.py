@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audiovae.audio.resample import Resampler, resample
+from audiovae.audio.resample import Resampler
 from audiovae.audio.truncation import truncation
 from audiovae.errors import AudioError
 
@@ -104,27 +104,6 @@ def read_audio(
     with _opened(path) as file:
         rate = sample_rate or file.samplerate
         return torch.cat([*_stream(file, path, rate, channel, 10.0)])[None], rate
-
-
-def read_stereo(path: str | Path, sample_rate: int | None = None) -> tuple[Tensor, int]:
-    """Read a whole recording as (2, T) float32, and its rate in Hz; one channel is given twice.
-
-    Raises AudioError as :func:`read_audio` does, and on more than two channels.
-
-    >>> import tempfile
-    >>> from audiovae.audio.io import write_audio
-    >>> path = Path(tempfile.mkdtemp()) / "x.wav"
-    >>> write_audio(path, torch.ones(1, 44_100), 44_100)
-    >>> wave, rate = read_stereo(path, sample_rate=16_000)
-    >>> wave.shape, bool((wave[0] == wave[1]).all())
-    (torch.Size([2, 16000]), True)
-    """
-    with _opened(path) as file:
-        if file.channels > 2:
-            raise AudioError(f"{path} has {file.channels} channels: wanted 1 or 2; mix them down first.")
-        rate = sample_rate or file.samplerate
-        wave = torch.from_numpy(np.concatenate([*_blocks(file, path, 10 * file.samplerate)]).T.copy())
-        return resample(wave, file.samplerate, rate).expand(2, -1), rate
 
 
 def stream_audio(
