@@ -234,7 +234,7 @@ class PictureCodes:
         if name not in self._parts:
             batches = []
             for batch in tqdm(list(self.inner.batches(name)), desc=f"encoding {name}", unit="batch", disable=None):
-                codes = self.model.encode_levels(batch.x, batch.condition)
+                codes = self.model.encode_levels(batch.x, batch.condition)  # type: ignore[operator] - see chosen_level
                 upper = codes[self.level + 1] if self.level + 1 < len(codes) else None
                 batches.append(Batch(codes[self.level], Condition(batch.condition.label, upper=upper), batch.names))
             self._parts[name] = stacked(batches)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from audiovae.audio.corpus import Split
 from audiovae.code_data import AudioCodes, PictureCodes
 from audiovae.errors import CorpusError
 from audiovae.metrics import Interval, mean_interval
@@ -52,8 +53,8 @@ class PriorEvaluation:
 
 
 @torch.no_grad()
-def evaluate_prior(model: PriorModel, source: AudioCodes | PictureCodes, split: str = "test", limit: int | None = None,
-                   progress: Callable[[int], object] | None = None) -> PriorEvaluation:
+def evaluate_prior(model: PriorModel, source: AudioCodes | PictureCodes, split: Split = "test",
+                   limit: int | None = None, progress: Callable[[int], object] | None = None) -> PriorEvaluation:
     """Measure ``model`` on a split of the data that ``source`` gives; at most ``limit`` examples, evenly spread.
 
     The unigram and the bigram count the training part; the bigram's weight of its unigram is the best on the measured
@@ -65,7 +66,7 @@ def evaluate_prior(model: PriorModel, source: AudioCodes | PictureCodes, split: 
         held = [(index, codes) for index, codes in source.indexed(split)]
     else:
         train = list(source.part("train").x.flatten(2).numpy())
-        held = list(enumerate(source.part(split).x.flatten(2).numpy()))  # type: ignore[arg-type]
+        held = list(enumerate(source.part(split).x.flatten(2).numpy()))
     if not held:
         raise CorpusError(f"no {split} part to measure the prior on: name another --split.")
     if limit:
@@ -85,7 +86,7 @@ def evaluate_prior(model: PriorModel, source: AudioCodes | PictureCodes, split: 
                            bigram if isinstance(source, AudioCodes) else None, math.log(max(spec.num_codes)), rate)
 
 
-def _batches(source: AudioCodes | PictureCodes, index: int, split: str) -> Iterable[Batch]:
+def _batches(source: AudioCodes | PictureCodes, index: int, split: Split) -> Iterable[Batch]:
     if isinstance(source, PictureCodes):
         return [source.picked(split, torch.tensor([index]))]
     return source.stretches(index, AT_ONCE)

@@ -163,7 +163,7 @@ def work(priors: Sequence[PriorFile], levels: Sequence[CodeLevel], request: Requ
     """The windows to be drawn, in order: (prior, first song of the batch, start, stop)."""
     for prior in priors:
         level = prior.codes.level
-        absent = (songs[level] < 0).any(axis=(0, 1))
+        absent = np.asarray((songs[level] < 0).any(axis=(0, 1)))
         overlap = round(request.overlap * prior.context)
         for first in range(0, request.count, request.batch):
             for start, stop in plan(absent, prior.context, overlap, prior.codes.ratio):

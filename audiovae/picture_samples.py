@@ -214,8 +214,8 @@ def write_pictures(folder: Path, model: Model, drawn: Drawn, more: Sequence[Exhi
         whole = torch.cat([drawn.x, missing]).split(A_ROW)
         write_picture(temporary / "pictures.png", torch.cat([torch.cat(list(row), dim=2) for row in whole], dim=1))
         if drawn.codes:
-            np.savez_compressed(temporary / "codes.npz",
-                                **{f"level_{level}": codes.numpy() for level, codes in drawn.codes.items()})
+            levels = {f"level_{level}": codes.numpy() for level, codes in drawn.codes.items()}
+            np.savez_compressed(temporary / "codes.npz", **levels)  # pyright: ignore[reportArgumentType]
         report.write(temporary / "pictures.html")
 
 

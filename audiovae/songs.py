@@ -62,7 +62,7 @@ class Place:
 def keep(place: Place, asked: str, songs: dict[int, Steps]) -> None:
     """Write what is drawn so far and what was asked, whole or not at all; OutputError where the system refuses."""
     with atomic_file(place.kept) as temporary, temporary.open("wb") as file:
-        np.savez(file, asked=np.array(asked), **{f"level_{level}": codes for level, codes in songs.items()})
+        np.savez(file, asked=np.array(asked), **_named(songs))  # pyright: ignore[reportArgumentType]
 
 
 def kept(place: Place, asked: str) -> dict[int, Steps]:
@@ -202,3 +202,7 @@ def _shown(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {its:g}" for name, its in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _named(songs: dict[int, Steps]) -> dict[str, Steps]:
+    return {f"level_{level}": codes for level, codes in songs.items()}

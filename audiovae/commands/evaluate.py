@@ -100,7 +100,9 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"a model of audio is measured on the recordings named, not on --{next(iter(settings))}.")
     converter = Converter(model) if is_voice_model(model) else None
     codec = converter.codec if converter is not None else codec_of(model)
-    codecs = {f"level {n}": codec.at(n) for n in codec.levels} if isinstance(codec, MultiresCodec) else {"": codec}
+    codecs: dict[str, AnyCodec] = {"": codec}
+    if isinstance(codec, MultiresCodec):
+        codecs = {f"level {n}": codec.at(n) for n in codec.levels}
     heard: list[Heard] = []
 
     def listen(name: str, clip: Clip, source: Tensor, estimate: Tensor) -> None:

@@ -159,7 +159,7 @@ def page(asked: "Arguments", model: Model, source: Source, batch: Batch, result:
         few = chosen(batch, torch.linspace(0, len(batch.x) - 1, min(ACROSS, len(batch.x))).long())
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(asked.seed)
-            rows = [few.x, model.reconstruct(few.x, told(model, few.condition))]
+            rows = [few.x, model.reconstruct(few.x, told(model, few.condition))]  # type: ignore[operator]
         show("reconstructions", "Reconstructions", f"Held-out {result.what} and what the model makes of them.", rows,
              ["source", "reconstruction"], sample_rate=model.data.sample_rate).put_on(report)
     for exhibit in _exhibits(asked, model, source, batch):

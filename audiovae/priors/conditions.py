@@ -190,6 +190,8 @@ class Upper(nn.Module):
     torch.Size([2, 8, 20])
     """
 
+    offsets: Tensor
+
     def __init__(self, num_codes: tuple[int, ...], ratio: int, dims: int, dim_out: int, width: int, depth: int):
         super().__init__()
         self.num_codes, self.ratio, self.dims = num_codes, ratio, dims
