@@ -158,7 +158,7 @@ def open_songs(priors: Sequence[PriorFile], levels: Sequence[CodeLevel], request
     return songs
 
 
-def work(priors: Sequence[PriorFile], levels: Sequence[CodeLevel], request: Request,
+def work(priors: Sequence[PriorFile], request: Request,
          songs: dict[int, Steps]) -> Iterator[tuple[PriorFile, int, int, int]]:
     """The windows to be drawn, in order: (prior, first song of the batch, start, stop)."""
     for prior in priors:
@@ -170,7 +170,7 @@ def work(priors: Sequence[PriorFile], levels: Sequence[CodeLevel], request: Requ
                 yield prior, first, start, stop
 
 
-def draw(priors: Sequence[PriorFile], levels: Sequence[CodeLevel], request: Request, songs: dict[int, Steps],
+def draw(priors: Sequence[PriorFile], request: Request, songs: dict[int, Steps],
          begun: dict[int, Steps] | None = None, progress: Callable[[int], object] | None = None,
          saved: Callable[[dict[int, Steps]], object] | None = None,
          finished: Callable[[int, dict[int, Steps]], object] | None = None) -> dict[int, Steps]:
@@ -183,7 +183,7 @@ def draw(priors: Sequence[PriorFile], levels: Sequence[CodeLevel], request: Requ
     """
     for prior in priors:
         check_names(prior, request)
-    plans = list(work(priors, levels, request, songs))
+    plans = list(work(priors, request, songs))
     songs = {level: codes.copy() for level, codes in (begun or songs).items()}
     for prior in priors:
         model, level = None, prior.codes.level
@@ -195,7 +195,7 @@ def draw(priors: Sequence[PriorFile], levels: Sequence[CodeLevel], request: Requ
                     progress((last - first) * (stop - start))
                 continue
             model = model or prior.load()
-            condition = conditioned(prior, levels, request, songs, (first, last), (start, stop))
+            condition = conditioned(prior, request, songs, (first, last), (start, stop))
             dice = [generator(request.seed, song, level, start) for song in range(first, last)]
             told = Counter(last - first, stop - start, progress)
             with fitting_threads(model):
@@ -239,7 +239,7 @@ class Counter:
         self(self.left)
 
 
-def conditioned(prior: PriorFile, levels: Sequence[CodeLevel], request: Request, songs: dict[int, Steps],
+def conditioned(prior: PriorFile, request: Request, songs: dict[int, Steps],
                 batch: tuple[int, int], window: tuple[int, int]) -> Condition:
     """What a prior is told of a window of some songs."""
     (first, last), (start, stop), spec, data = batch, window, prior.codes, prior.data

@@ -41,7 +41,7 @@ def priors(tmp_path):
 
 
 def songs_of(priors, request, given=None, **more):
-    return draw(priors, LEVELS, request, open_songs(priors, LEVELS, request, given), **more)
+    return draw(priors, request, open_songs(priors, LEVELS, request, given), **more)
 
 
 def test_priors_are_ordered_and_must_belong_together(tmp_path, priors):

@@ -111,10 +111,10 @@ def main(argv: list[str]) -> int:
             tqdm.write(f"a first listen, from level {level}: {rough[0]}", file=sys.stderr)
 
     steps = sum((min(request.batch, request.count - first)) * (stop - start)
-                for _, first, start, stop in work(priors, levels, request, songs))
+                for _, first, start, stop in work(priors, request, songs))
     try:
         with tqdm(total=steps, unit="step", disable=None) as bar:
-            drawn = draw(priors, levels, request, songs, begun, bar.update,
+            drawn = draw(priors, request, songs, begun, bar.update,
                          lambda some: keep(place, asked, some), listen)
     except KeyboardInterrupt:
         print(f"Interrupted; what is drawn is in {place.kept}: go on with the same command and --resume.",

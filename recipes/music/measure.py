@@ -77,8 +77,7 @@ class Music:
             ) -> dict[int, Steps]:
         """Songs drawn by the first ``levels`` priors."""
         priors = self.priors[:levels]
-        return draw(priors, self.codec.code_levels, request,
-                    open_songs(priors, self.codec.code_levels, request, given))
+        return draw(priors, request, open_songs(priors, self.codec.code_levels, request, given))
 
 
 def likelihood(music: Music) -> dict[str, Table]:
