@@ -110,8 +110,7 @@ class AudioCodes:
         above = self.all.levels[self.above] if self.above is not None else None
         self.ratio = above.hop // hop if above is not None else 1
         self.tokens = -(-config.tokens // self.ratio) * self.ratio
-        self.names = tuple(f"{field}={name}" for field, names in self.corpus.tags.items() for name in names)
-        self._place = {name: index for index, name in enumerate(self.names)}
+        self.names = self.corpus.tag_names
         self._speakers = {name: index for index, name in enumerate(self.corpus.speakers)}
         self.spec = DataSpec(
             channels=len(num_codes), dims=1, size=(self.tokens,), labels=() if self.names else self.corpus.speakers,
@@ -161,13 +160,7 @@ class AudioCodes:
         rate = self.corpus.sample_rate
         timing = torch.tensor([[utterance.length / rate, start * level.hop / rate,
                                 start * level.hop / utterance.length]], dtype=torch.float32)
-        tags = None
-        if self.names:
-            tags = torch.zeros(1, len(self.names))
-            for field, names in utterance.tags.items():
-                for name in names:
-                    if (place := self._place.get(f"{field}={name}")) is not None:
-                        tags[0, place] = 1
+        tags = torch.from_numpy(self.corpus.borne(utterance))[None] if self.names else None
         label = None if self.names else torch.tensor([self._speakers.get(utterance.speaker, -1)])
         text = letters(utterance.text or "")[None] if self.config.text else None
         condition = Condition(label=label, tags=tags, timing=timing, text=text, upper=upper)

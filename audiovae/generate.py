@@ -80,6 +80,14 @@ def open_priors(paths: Sequence[Path]) -> list[PriorFile]:
     return found
 
 
+def check_model(priors: Sequence[PriorFile], name: str | Path, fingerprint: str) -> None:
+    """CheckpointError, naming both, unless ``name``, the model of that fingerprint, made the codes of all priors."""
+    for prior in priors:
+        if prior.codes.model != fingerprint:
+            raise CheckpointError(f"prior {prior.path} is over the codes of model {prior.codes.model}, but {name} is "
+                                  f"model {fingerprint}: name the right one with --codec.")
+
+
 @dataclass(frozen=True)
 class Request:
     """What is asked for.

@@ -21,7 +21,7 @@ from audiovae.config import from_dict
 from audiovae.errors import CheckpointError, ConfigError, LabelError, nearest
 from audiovae.files import atomic_folder
 from audiovae.gallery.exhibit import Exhibit, show
-from audiovae.generate import PriorFile, Request, check_names
+from audiovae.generate import PriorFile, Request, check_model, check_names
 from audiovae.image.features import classifier_of
 from audiovae.image.source import ImageSource
 from audiovae.latents.augment import write_picture
@@ -48,12 +48,9 @@ class Drawn:
 def open_decoder(name: str | Path, priors: Sequence[PriorFile]) -> Model:
     """The model that ``priors`` are over, to decode with; CheckpointError where it is another, naming both sides."""
     model = load_model(name).requires_grad_(False).eval()
-    own = fingerprint(model)
+    check_model(priors, name, fingerprint(model))
     for prior in priors:
         codes, sides = prior.codes, tuple(side * prior.codes.hop for side in prior.data.size or ())
-        if codes.model != own:
-            raise CheckpointError(f"prior {prior.path} is over the codes of model {codes.model}, but {name} is model "
-                                  f"{own}: name the right one with --codec.")
         if model.data.size is not None and sides != model.data.size:
             raise CheckpointError(f"prior {prior.path} makes {prior.data.size} codes of hop {codes.hop}, pictures of "
                                   f"{sides}, but model {name} is of pictures of {model.data.size}: train the prior on "

@@ -133,10 +133,15 @@ class Corpus:
                 found.setdefault(name, set()).update(values)
         return {name: tuple(sorted(found[name])) for name in sorted(found)}
 
-    @property
+    @cached_property
     def tag_names(self) -> tuple[str, ...]:
         """:attr:`tags` in one row, such as ("artist=Bach", "genre=Chorale"): the vocabulary a model is told of."""
         return tuple(f"{name}={value}" for name, values in self.tags.items() for value in values)
+
+    def borne(self, utterance: Utterance) -> NDArray[np.float32]:
+        """1 for each of :attr:`tag_names` that an utterance bears, else 0: (V,)."""
+        own = {f"{name}={value}" for name, values in utterance.tags.items() for value in values}
+        return np.array([name in own for name in self.tag_names], np.float32)
 
     @cached_property
     def samples(self) -> NDArray[np.int16]:

@@ -28,10 +28,7 @@ class UtteranceSampler:
         self._offsets = np.array([u.offset for u in self.utterances])
         self._lengths = np.array([u.length for u in self.utterances])
         self._ends = np.cumsum(self._lengths)
-        place = {name: i for i, name in enumerate(corpus.tag_names)}
-        self._tags = np.zeros((len(self.utterances), len(place)), np.float32)
-        for row, u in zip(self._tags, self.utterances, strict=True):
-            row[[place[n] for field, values in u.tags.items() for v in values if (n := f"{field}={v}") in place]] = 1
+        self._tags = np.stack([corpus.borne(u) for u in self.utterances])
 
     def batch(self, step: int, rank: int = 0) -> Batch:
         """The batch of a training step on one process."""

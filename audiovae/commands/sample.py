@@ -13,7 +13,18 @@ from audiovae.checkpoint import find_checkpoint, read_description
 from audiovae.commands.arguments import parse
 from audiovae.errors import CheckpointError, ConfigError
 from audiovae.files import check_folder
-from audiovae.generate import Drawing, PriorFile, Request, Steps, draw, open_priors, open_songs, to_json, work
+from audiovae.generate import (
+    Drawing,
+    PriorFile,
+    Request,
+    Steps,
+    check_model,
+    draw,
+    open_priors,
+    open_songs,
+    to_json,
+    work,
+)
 from audiovae.level_codec import AnyCodec, open_codec
 from audiovae.picture_samples import compression, from_model, from_priors, levels_shown, open_decoder, write_pictures
 from audiovae.priors import ABSENT
@@ -174,10 +185,7 @@ def _codec(arguments: Arguments, priors: list[PriorFile]) -> AnyCodec:
     """The model of the codes; CheckpointError where it is not to be found, or is another."""
     name = _model_name(arguments, priors)
     codec = open_codec(name, prior=False)
-    for prior in priors:
-        if prior.codes.model != codec.fingerprint:
-            raise CheckpointError(f"prior {prior.path} is over the codes of model {prior.codes.model}, but {name} is "
-                                  f"model {codec.fingerprint}: name the right one with --codec.")
+    check_model(priors, name, codec.fingerprint)
     return codec
 
 

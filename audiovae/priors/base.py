@@ -102,6 +102,19 @@ class Prior(nn.Module):
         """
         raise NotImplementedError
 
+    def _primed(self, grid: tuple[int, ...], count: int, prime: Tensor | None) -> Tensor:
+        """What :meth:`sample` begins with, (count, Q, *grid): a copy of the prime, or nothing; ShapeError on another."""
+        shape = (count, len(self.codes.num_codes), *grid)
+        if prime is None:
+            return torch.full(shape, ABSENT)
+        if prime.shape != shape:
+            raise ShapeError(f"{type(self).__name__}.sample wants a prime {shape}, got {tuple(prime.shape)}.")
+        return prime.clone()
+
+    def _ears(self, drawing: Drawing) -> tuple[bool, ...]:
+        """Whether the network hears the condition, each time that it is run for one draw."""
+        return (True, False) if self.listens and drawing.guidance != 1 else (True,)
+
     def _check(self, codes: Tensor, dims: int) -> None:
         owner, sizes = type(self).__name__, self.codes.num_codes
         if codes.ndim != 2 + dims or codes.shape[1] != len(sizes) or codes.is_floating_point():

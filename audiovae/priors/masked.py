@@ -110,12 +110,8 @@ class MaskedPrior(Prior):
                generators: Sequence[torch.Generator], prime: Tensor | None = None,
                progress: Progress | None = None) -> Tensor:
         batch, length = len(generators), prod(grid)
-        codes = torch.full((batch, self.rows, length), ABSENT) if prime is None else prime.flatten(2).clone()
-        if codes.shape != (batch, self.rows, length):
-            raise ShapeError(f"MaskedPrior.sample wants a prime {(batch, self.rows, *grid)}, got "
-                             f"{tuple(prime.shape)}.")  # type: ignore[union-attr]
-        guided = self.listens and drawing.guidance != 1
-        told = [self.listener(condition, batch, grid, hear) for hear in ((True, False) if guided else (True,))]
+        codes = self._primed(grid, batch, prime).flatten(2)
+        told = [self.listener(condition, batch, grid, hear) for hear in self._ears(drawing)]
         if self.config.confidence:
             for q in range(self.rows):
                 self._fill(codes, q, told, drawing, generators, progress)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audiovae.config import Config, Count, Decay, Whole
-from audiovae.errors import ConfigError, ShapeError
+from audiovae.errors import ConfigError
 from audiovae.nn.pixelcnn import GatedPixelCNN
 from audiovae.priors.base import ABSENT, Drawing, Prior, Progress, numbers, one_size
 from audiovae.priors.conditions import Listener, ToldConfig
@@ -72,11 +72,9 @@ class PixelCNNPrior(Prior):
                progress: Progress | None = None) -> Tensor:
         height, width = grid
         shape = (len(generators), self.rows, height, width)
-        if prime is not None and prime.shape != shape:
-            raise ShapeError(f"PixelCNNPrior.sample wants a prime {shape}, got {tuple(prime.shape)}.")
-        guided = self.listens and drawing.guidance != 1
+        given = self._primed(grid, len(generators), prime)
         heard = [self._told(condition, shape[0], grid, hear).expand(shape[0], -1, -1, -1)
-                 for hear in ((True, False) if guided else (True,))]
+                 for hear in self._ears(drawing)]
         dice = numbers(generators, *shape[1:])
         places = iter(product(range(height), range(width), range(self.rows)))
 
@@ -85,8 +83,7 @@ class PixelCNNPrior(Prior):
             i, j, row = next(places)
             told, *untold = logits.flatten(1).chunk(len(heard))
             codes = drawing.draw(drawing.guided(told, untold[0] if untold else None), dice[:, row, i, j])
-            if prime is not None:
-                codes = torch.where(prime[:, row, i, j] >= 0, prime[:, row, i, j], codes)
+            codes = torch.where(given[:, row, i, j] >= 0, given[:, row, i, j], codes)
             if progress is not None and row == self.rows - 1:
                 progress(1)
             return codes.repeat(len(heard))

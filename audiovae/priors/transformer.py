@@ -22,15 +22,15 @@ from audiovae.priors.conditions import Listener, Told, ToldConfig
 from audiovae.shapes import Condition, DataSpec
 
 
-def delayed(codes: Tensor) -> Tensor:
-    """Codes (B, Q, L) to places (B, Q, L + Q - 1), row q moved q to the right, -1 where none is.
+def delayed(codes: Tensor, absent: int = ABSENT) -> Tensor:
+    """Codes (B, Q, L) to places (B, Q, L + Q - 1), row q moved q to the right, ``absent`` where none is.
 
     >>> delayed(torch.tensor([[[1, 2], [3, 4]]]))
     tensor([[[ 1,  2, -1],
              [-1,  3,  4]]])
     """
     rows = codes.shape[1]
-    return torch.stack([F.pad(codes[:, q], (q, rows - 1 - q), value=ABSENT) for q in range(rows)], dim=1)
+    return torch.stack([F.pad(codes[:, q], (q, rows - 1 - q), value=absent) for q in range(rows)], dim=1)
 
 
 def undelayed(places: Tensor) -> Tensor:
@@ -109,13 +109,9 @@ class CausalPrior(Prior):
                generators: Sequence[torch.Generator], prime: Tensor | None = None,
                progress: Progress | None = None) -> Tensor:
         batch, steps = len(generators), prod(grid)
-        given = torch.full((batch, self.rows, steps), ABSENT) if prime is None else prime.flatten(2).clone()
-        if given.shape != (batch, self.rows, steps):
-            raise ShapeError(f"CausalPrior.sample wants a prime {(batch, self.rows, *grid)}, got "
-                             f"{tuple(prime.shape)}.")  # type: ignore[union-attr]
-        guided = self.listens and drawing.guidance != 1
-        told = [self._told(condition, batch, grid, hear) for hear in ((True, False) if guided else (True,))]
-        dice = delayed_numbers(numbers(generators, self.rows, steps))
+        given = self._primed(grid, batch, prime).flatten(2)
+        told = [self._told(condition, batch, grid, hear) for hear in self._ears(drawing)]
+        dice = delayed(numbers(generators, self.rows, steps), absent=0)
         places, there = delayed(given), delayed((given >= 0).long()) > 0
         known = int((there | (delayed(torch.zeros_like(given)) < 0)).all(1).all(0).long().cumprod(0).sum())
         caches = [self.network.caches(batch, places.shape[-1]) for _ in told]
@@ -124,7 +120,7 @@ class CausalPrior(Prior):
         for place in range(known, places.shape[-1]):
             heads = [self._logits(before[..., done:place + 1], t, c, done)[:, :, -1]
                      for t, c in zip(told, caches, strict=True)]
-            drawn = drawing.draw(drawing.guided(heads[0], heads[1] if guided else None), dice[..., place])
+            drawn = drawing.draw(drawing.guided(heads[0], heads[1] if len(heads) > 1 else None), dice[..., place])
             live = (torch.arange(self.rows) <= place) & (place - torch.arange(self.rows) < steps)
             drawn = torch.where(live & ~there[..., place], drawn, places[..., place])
             places[..., place], done = drawn, place + 1
@@ -148,12 +144,6 @@ class CausalPrior(Prior):
         if caches is not None:
             x = x[:, -1:]
         return self.head(x).unflatten(-1, (self.rows, self.size)).transpose(1, 2)
-
-
-def delayed_numbers(dice: Tensor) -> Tensor:
-    """:func:`delayed` for numbers, so that each code has its own die wherever it is drawn."""
-    rows = dice.shape[1]
-    return torch.stack([F.pad(dice[:, q], (q, rows - 1 - q)) for q in range(rows)], dim=1)
 
 
 @dataclass(frozen=True)
