@@ -103,7 +103,7 @@ class Prior(nn.Module):
         raise NotImplementedError
 
     def _primed(self, grid: tuple[int, ...], count: int, prime: Tensor | None) -> Tensor:
-        """What :meth:`sample` begins with, (count, Q, *grid): a copy of the prime, or nothing; ShapeError on another."""
+        """What :meth:`sample` begins with (count, Q, *grid): a copy of the prime, or nothing. ShapeError on another."""
         shape = (count, len(self.codes.num_codes), *grid)
         if prime is None:
             return torch.full(shape, ABSENT)
