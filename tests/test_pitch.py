@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from audiovae.audio.excitation import NOISE, Excitation
-from audiovae.audio.pitch import Prosody, prosody, prosody_of_stream, told
+from audiovae.audio.pitch import TROUGH, Prosody, lagged, period, prosody, prosody_of_stream, told
 from audiovae.errors import AudioError
 
 RATE, HOP = 16000, 160
@@ -33,6 +33,29 @@ def test_a_gliding_pitch_is_followed(low, high):
     assert found.voiced[inner].mean() > 0.97
     cents = 1200 * np.abs(np.log2(found.pitch[inner] / wanted[inner]))
     assert np.median(cents) < 10 and np.quantile(cents, 0.99) < 60
+
+
+def test_lagged_differences_are_the_sums_they_stand_for():
+    size, lags = 200, 70
+    rows = np.random.default_rng(0).standard_normal((3, size)).astype(np.float32)
+    difference, alike = (found.double().numpy() for found in lagged(torch.from_numpy(rows), lags))
+    for row, normalised, correlation in zip(rows.astype(float), difference, alike, strict=True):
+        early = row[:size - lags]
+        late = [row[lag:lag + len(early)] for lag in range(lags + 1)]
+        sums = np.array([np.square(early - it).sum() for it in late])
+        wanted = [1.0] + [sums[lag] / np.mean(sums[1:lag + 1]) for lag in range(1, lags + 1)]
+        np.testing.assert_allclose(normalised, wanted, atol=1e-4)
+        cosines = [early @ it / np.sqrt((early @ early) * (it @ it)) for it in late]
+        np.testing.assert_allclose(correlation, cosines, atol=1e-5)
+
+
+def test_the_first_low_minimum_is_the_period_and_not_a_lower_one_later():
+    lag = torch.arange(101.0)
+    first, later = 0.5 * TROUGH + (lag - 30.25) ** 2 / 100, (lag - 60.5) ** 2 / 100
+    difference = torch.minimum(torch.minimum(first, later), torch.tensor(1.0))[None]
+    assert float(period(difference, 10, 99)) == pytest.approx(30.25, abs=1e-3)
+    assert float(period(difference, 40, 99)) == pytest.approx(60.5, abs=1e-3)
+    assert float(period(difference + 2 * TROUGH, 10, 99)) == pytest.approx(60.5, abs=1e-3), "none is low: the least"
 
 
 def test_noise_and_silence_have_no_pitch():

@@ -1,9 +1,8 @@
 """The melody and loudness of speech, frame by frame: pitch in Hz, whether there is one, and level.
 
-Pitch is YIN's (de Cheveigné & Kawahara 2002, by librosa), looked for in three ranges at once; once the whole
-recording has been heard, the voice's middle decides between their answers, which takes most octave errors away. Frame f
-stands for samples [f * hop, (f + 1) * hop), as everywhere; what has no pitch is filled in from the voiced frames on
-both sides.
+Pitch is YIN's (de Cheveigné & Kawahara 2002), looked for in three ranges at once; once the whole recording has been
+heard, the voice's middle decides between their answers, which takes most octave errors away. Frame f stands for samples
+[f * hop, (f + 1) * hop), as everywhere; what has no pitch is filled in from the voiced frames on both sides.
 """
 
 from collections.abc import Iterable
@@ -20,10 +19,11 @@ from audiovae.errors import AudioError
 # Hz, from a low man's voice to a child's: each is narrow enough that a period and its double seldom both fit
 RANGES = ((60.0, 160.0), (95.0, 255.0), (150.0, 500.0))
 WINDOW = 1024 / 16000  # s under a frame: nearly four periods of the lowest pitch
+TROUGH = 0.1  # of the normalised difference, below which the first minimum is the period: section II.D
 PERIODIC = 0.6  # least correlation of a frame with itself a period later
 SHORTER = 0.02  # correlation that an octave is worth: two periods are always as much alike as one
 UNLIKELY = 0.02  # correlation lost by a voice an octave from 180 Hz, where most are; more, further off
-VERSION = 2  # of what is found: pitch that is kept on disk is found anew by another
+VERSION = 3  # of what is found: pitch that is kept on disk is found anew by another
 QUIET = 40.0  # dB under the loudest frames: what is softer has no pitch to speak of
 SMOOTH = 5  # frames of the median that takes single errors away
 BLOCK = 2000  # frames at once
@@ -124,26 +124,58 @@ def _and_last(pieces: Iterable[Tensor]) -> Iterable[tuple[Tensor, bool]]:
 
 def _frames(samples: NDArray[np.float32], sample_rate: int, size: int, hop: int, count: int) -> NDArray[np.float32]:
     """Level, then pitch and correlation as found in each of RANGES: (1 + 2 R, count)."""
-    import librosa
-
-    rows = np.lib.stride_tricks.sliding_window_view(samples, size)[::hop][:count]
-    inner = samples[(size - hop) // 2:][:count * hop]
-    found = [level(torch.from_numpy(inner), hop).numpy()]
+    wave = torch.from_numpy(samples)
+    inner = wave[(size - hop) // 2:][:count * hop]
+    lags = int(sample_rate / RANGES[0][0]) + 2
+    difference, alike = lagged(wave.unfold(0, size, hop)[:count], lags)
+    found = [level(inner, hop)]
     for low, high in RANGES:
-        pitch = librosa.yin(samples[:(count - 1) * hop + size], fmin=low, fmax=high, sr=sample_rate,
-                            frame_length=size, hop_length=hop, center=False)[:count]
-        found += [pitch, _correlation(rows, sample_rate / pitch, int(sample_rate / low) + 1)]
-    return np.stack(found).astype(np.float32)
+        lag = period(difference, max(int(sample_rate / high), 1), int(sample_rate / low) + 1)
+        found += [sample_rate / lag, alike.gather(1, lag.round().long()[:, None])[:, 0]]
+    return torch.stack(found).numpy()
 
 
-def _correlation(rows: NDArray[np.float32], period: NDArray[np.floating], longest: int) -> NDArray[np.floating]:
-    """How alike a frame (N, size) is to itself a period (N,) of samples later, ``longest`` at most: from -1 to 1."""
-    lag = np.minimum(np.round(period).astype(int), longest)
-    length = rows.shape[1] - longest
-    early = rows[:, :length]
-    late = np.take_along_axis(rows, lag[:, None] + np.arange(length), axis=1)
-    energy = np.sqrt((early * early).sum(1) * (late * late).sum(1))
-    return (early * late).sum(1) / np.maximum(energy, 1e-9)
+def lagged(rows: Tensor, lags: int) -> tuple[Tensor, Tensor]:
+    """How frames (N, size) compare with themselves τ = 0 ... lags later, over their first size - lags samples.
+
+    Returns the cumulative mean normalised difference d'(τ) (eq. 8) and the normalised correlation, -1 to 1,
+    each (N, lags + 1).
+
+    >>> tone = torch.sin(2 * torch.pi * torch.arange(400.0) / 50)[None]
+    >>> difference, alike = lagged(tone, lags=60)
+    >>> int(difference[0].argmin()), int(alike[0, 40:].argmax()) + 40
+    (50, 50)
+    """
+    length = rows.shape[1] - lags
+    spectrum, start = torch.fft.rfft(rows), torch.fft.rfft(rows[:, :length], n=rows.shape[1])
+    product = torch.fft.irfft(spectrum * start.conj(), n=rows.shape[1])[:, :lags + 1]
+    sums = F.pad(rows.double().square().cumsum(1), (1, 0))
+    energy = (sums[:, length:] - sums[:, :lags + 1]).clamp(min=0).float()
+    difference = (energy[:, :1] + energy - 2 * product).clamp(min=0)
+    difference[:, 0] = 0
+    mean = difference.cumsum(1) / torch.arange(lags + 1).clamp(min=1)
+    normalised = torch.where(mean > 0, difference / mean.clamp(min=1e-20), 1.0)
+    return normalised, product / (energy[:, :1] * energy).sqrt().clamp(min=1e-9)
+
+
+def period(difference: Tensor, shortest: int, longest: int) -> Tensor:
+    """The period in samples, (N,), of each row of normalised differences (N, lags + 1), between two numbers of samples.
+
+    The first minimum below TROUGH, or the least value of all where there is none, and between samples the lowest point
+    of a parabola (sections II.D and II.E).
+
+    >>> tone = torch.sin(2 * torch.pi * torch.arange(400.0) / 49.5)[None]
+    >>> round(float(period(lagged(tone, lags=60)[0], 20, 58)), 1)
+    49.5
+    """
+    inside = difference[:, shortest:longest + 1]
+    before, after = difference[:, shortest - 1:longest], difference[:, shortest + 1:longest + 2]
+    trough = (inside < TROUGH) & (inside <= before) & (inside < after)
+    place = torch.where(trough.any(1), trough.int().argmax(1), inside.argmin(1))[:, None]
+    left, middle, right = (row.gather(1, place)[:, 0] for row in (before, inside, after))
+    bend = left - 2 * middle + right
+    shift = torch.where(bend > 0, (left - right) / (2 * bend.clamp(min=1e-20)), 0.0).clamp(-0.5, 0.5)
+    return shortest + place[:, 0] + shift
 
 
 def _settled(found: NDArray[np.float32]) -> Prosody:
