@@ -18,7 +18,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from audiovae.collapse import collapse_alarm
+from audiovae.alarms import collapse_alarm, steep_alarm
 from audiovae.config import Config, Count, Decay, Positive, Weight, Whole
 from audiovae.data import AudioData, DataConfig, Source
 from audiovae.discriminators import AdversaryConfig, last_layer
@@ -257,8 +257,7 @@ def validate(trainee: Trainee, source: Source, average: Average, log: Log, state
         rows = [trainee(batch.to(device), progress=1.0).numbers() for batch in batches]
         numbers = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
         log(state, "valid", numbers)
-        alarm = collapse_alarm(numbers, state.step)
-        if alarm:
+        for alarm in filter(None, (collapse_alarm(numbers, state.step), steep_alarm(state.skipped, state.step))):
             tqdm.write(f"audiovae: train: step {state.step}: {alarm}", file=sys.stderr)
         write_samples(folder / "samples" / f"{state.step:08d}", trainee.model, batches[0].to(device))
     trainee.train()

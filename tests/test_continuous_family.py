@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from audiovae.alarms import EARLY, collapse_alarm
 from audiovae.bottlenecks import GaussianConfig
-from audiovae.collapse import EARLY, collapse_alarm
 from audiovae.config import from_dict
 from audiovae.corruption import Masking, NormalNoise
 from audiovae.errors import ConfigError

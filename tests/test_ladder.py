@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
+from audiovae.alarms import collapse_alarm
 from audiovae.bottlenecks import GaussianConfig, IAFConfig
 from audiovae.checkpoint import load_model, save_model
-from audiovae.collapse import collapse_alarm
 from audiovae.config import from_dict
 from audiovae.data import AudioData, SpectrogramData
 from audiovae.errors import ConfigError, ShapeError
@@ -374,10 +374,10 @@ def test_resumed_is_never_stopped(tmp_path, checkpoint):
     assert sum(last[0][f"kl_{level}"] for level in range(4)) == pytest.approx(last[0]["rate"], rel=1e-4)
 
 
-def test_a_steep_step_is_left_out_and_counted(tmp_path):
+def test_a_steep_step_is_left_out_and_counted(tmp_path, capsys):
     """Below every norm nothing moves, and the log says how often; above every norm nothing is left out."""
     state = train(experiment(SMALL, 3, skip_grad_norm=1e-9, ema=0.0, weight_decay=0.0), tmp_path / "held")
-    assert state.skipped == 3
+    assert state.skipped == 3 and "3 of 3 steps were left out: set train.skip_grad_norm" in capsys.readouterr().err
     torch.manual_seed(0)
     fresh = dict(SMALL.build(DigitsData(binarize="dynamic").build(0).spec).named_parameters())
     held = dict(load_model(tmp_path / "held").named_parameters())
@@ -385,7 +385,7 @@ def test_a_steep_step_is_left_out_and_counted(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "held/log.jsonl").read_text().splitlines()]
     assert [row["skipped"] for row in rows if row["split"] == "train"] == [1, 2, 3]
     state = train(experiment(SMALL, 3, skip_grad_norm=1e9), tmp_path / "free")
-    assert state.skipped == 0
+    assert state.skipped == 0 and "left out" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["waveform", "spectrogram", "colour"])

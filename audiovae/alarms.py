@@ -1,4 +1,4 @@
-"""The collapse alarm: says when a latent no longer tells anything of the data, and what to do about it."""
+"""Alarms in training: a latent that no longer tells anything of the data, steps left out; and what to do about them."""
 
 from collections.abc import Mapping
 
@@ -33,6 +33,17 @@ def collapse_alarm(numbers: Mapping[str, float], step: int) -> str | None:
         return (f"the codes have collapsed (perplexity {perplexity:.2g}): try a later model.bottleneck.kmeans_after, "
                 "model.bottleneck.standardize, or a lower learning rate.")
     return None
+
+
+def steep_alarm(skipped: int, steps: int) -> str | None:
+    """A line where more than half of all ``steps`` were left out for their gradient, or None.
+
+    >>> steep_alarm(skipped=90, steps=100)
+    '90 of 100 steps were left out: set train.skip_grad_norm well above the grad_norm of the log.'
+    """
+    if 2 * skipped <= steps:
+        return None
+    return f"{skipped} of {steps} steps were left out: set train.skip_grad_norm well above the grad_norm of the log."
 
 
 def _of_levels(numbers: Mapping[str, float], name: str) -> dict[int, float]:
