@@ -42,7 +42,7 @@ def likely(run: Path, source: Source, limit: int) -> Numbers:
         nll.append(-log_likelihood(model, part, SAMPLES))
         for use, latent in zip(uses, model(part).latents, strict=True):
             use.add(latent)
-    rows = [row for row in map(json.loads, (run / "log.jsonl").open()) if row["split"] == "train"]
+    rows = [row for row in map(json.loads, (run / "log.jsonl").read_text().splitlines()) if row["split"] == "train"]
     norms = [row["grad_norm"] for row in rows] or [0.0]  # none is logged by a run of a few steps
     return {"ELBO, nats": float(torch.cat(elbo).mean()), f"NLL, IWAE-{SAMPLES}, nats": float(torch.cat(nll).mean()),
             "groups in use": len(uses) - len(silent(uses)), "steps left out": rows[-1]["skipped"] if rows else 0,
