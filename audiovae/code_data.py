@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from audiovae.audio.corpus import Corpus, Split, Utterance
+from audiovae.audio.waveform import channelled
 from audiovae.checkpoint import fingerprint, load_model
 from audiovae.config import Config, Count, Whole
 from audiovae.errors import ConfigError, CorpusError
@@ -37,7 +38,8 @@ LIMIT = 2**16  # codes are kept in 16 bits
 class CorpusCodes:
     """The codes of every utterance of a corpus, level by level, in memory maps beside it; made when missing.
 
-    Raises CorpusError where the corpus is of another rate than the model, ConfigError where the model has no codes.
+    Of two channels a model of one gets the mean. Raises CorpusError where the corpus is of another rate than the model,
+    ConfigError where the model has no codes.
 
     lengths : (utterances, levels) steps; a code of level l + 1 stands for a whole number of those of level l.
     """
@@ -61,7 +63,7 @@ class CorpusCodes:
         with atomic_folder(self.folder) as folder, ExitStack() as stack:
             files = [stack.enter_context((folder / f"level-{i}.u16").open("wb")) for i in range(len(self.levels))]
             for utterance in tqdm(self.corpus.all, unit="recording", desc="encoding", disable=None):
-                wave = torch.from_numpy(self.corpus.audio(utterance))
+                wave = channelled(self.corpus.audio(utterance), self.codec.channels)
                 left = [-(-utterance.length // level.hop) for level in self.levels]  # a hierarchy's may end later
                 for block in self.codec.encode_blocks([wave]):
                     for place, (file, codes) in enumerate(zip(files, block, strict=True)):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from audiovae.audio.corpus import Corpus, Split
+from audiovae.audio.waveform import channelled
 from audiovae.bottlenecks.rvq import ResidualQuantizer
 from audiovae.codec import Codec
 from audiovae.codes import CodePrior, Codes
@@ -50,7 +51,7 @@ def encode_split(codec: Codec, corpus: Corpus, split: Split, hours: float, seed:
                           f"wanted some at the model's {codec.sample_rate} Hz.")
     codes = []
     for index in tqdm(kept, unit="utterance", desc=f"encoding {split}", disable=None):
-        wave = torch.from_numpy(corpus.mixed(utterances[index]))
+        wave = channelled(corpus.audio(utterances[index]), codec.channels)
         codes.append(np.concatenate(list(codec.encode_stream([wave])), axis=1))
     return Recordings(tuple(codes), tuple(utterances[i].length for i in kept))
 

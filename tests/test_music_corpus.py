@@ -14,9 +14,17 @@ from audiovae.audio.augment import AugmentConfig
 from audiovae.audio.corpus import Corpus, Utterance
 from audiovae.audio.prepare import MUSIC, prepare_corpus
 from audiovae.audio.tags import read_tag_table, read_tags
+from audiovae.checkpoint import save_model
 from audiovae.cli import main
+from audiovae.code_data import CodesData
+from audiovae.codec import Codec
 from audiovae.data import AudioData, SpectrogramData
+from audiovae.decoders import StridedDecoderConfig
+from audiovae.encoders import StridedEncoderConfig
 from audiovae.errors import ConfigError, CorpusError
+from audiovae.models import AutoencoderConfig
+from audiovae.prior_training import encode_split
+from audiovae.shapes import DataSpec
 from audiovae.voice_data import VoiceData
 
 RATE = 8000
@@ -198,3 +206,23 @@ def test_the_command(folder, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main(["prepare", "music", str(tmp_path / "empty"), "-o", str(tmp_path / "d")]) == 2
     assert "holds no recording" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_model_of_either_channels_codes_and_judges_music_in_stereo(folder, tmp_path, channels, capsys):
+    """A model of one hears the mean of two, one of two hears both."""
+    corpus = prepare(folder, tmp_path / "c", channels=2, test=0.3, valid=0.3)
+    torch.manual_seed(0)
+    config = AutoencoderConfig(encoder=StridedEncoderConfig(strides=(4, 4), width=8, depth=1),
+                               decoder=StridedDecoderConfig(strides=(4, 4), width=8, depth=1))
+    (tmp_path / "model").mkdir()
+    save_model(tmp_path / "model", config.build(DataSpec(channels=channels, dims=1, sample_rate=RATE)), config)
+    source = CodesData(model=str(tmp_path / "model"), corpus=str(tmp_path / "c"), tokens=8, batch_size=2).build(seed=0)
+    codec = Codec.from_pretrained(str(tmp_path / "model"), prior=False)
+    for index, codes in source.indexed("train"):
+        both = torch.from_numpy(corpus.audio(corpus.all[index]))
+        wave = both if channels == 2 else both.mean(0)
+        assert (codec.encode(wave, RATE).levels[0] == codes).all()
+    assert len(encode_split(codec, corpus, "train", hours=1).codes) == len(list(source.indexed("train")))
+    call = ["evaluate", str(tmp_path / "c"), "--model", str(tmp_path / "model"), "--limit", "1", "-o", str(tmp_path)]
+    assert main([*call, "--split", "train"]) == 0, capsys.readouterr().err

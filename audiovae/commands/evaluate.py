@@ -159,7 +159,7 @@ def _drawn(folder: Path, arguments: Arguments) -> Iterator[Clip]:
     order = np.random.default_rng(arguments.seed).permutation(len(utterances))
     for index in sorted(order[:limit or len(order)]):
         utterance = utterances[index]
-        yield Clip(utterance.id, torch.from_numpy(corpus.mixed(utterance)), corpus.sample_rate, utterance.speaker)
+        yield Clip(utterance.id, torch.from_numpy(corpus.audio(utterance)), corpus.sample_rate, utterance.speaker)
 
 
 def _opened(item: Input | Clip, codec: AnyCodec, failed: Failures, total: int) -> Clip | None:
