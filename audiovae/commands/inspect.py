@@ -73,8 +73,7 @@ def code_lines(path: Path, prior: CodePrior | None = None) -> Iterator[str]:
            f"stored, {codes.nominal_kbps:.2f} without entropy coding")
     yield f"  model       {codes.fingerprint}"
     count = sum(level.size for level in codes.levels)
-    nominal = sum(level.shape[1] * math.log2(math.prod(sizes)) for level, sizes in zip(
-        codes.levels, codes.num_codes, strict=True)) / count
+    nominal = codes.nominal_bits / count
     by = f"prior {codes.prior.fingerprint}" if codes.prior else "counting"
     yield f"  coded       {codes.bits_per_code:.2f} bits a code of {nominal:.2f}, by {by}"
     if codes.channels > 1:
