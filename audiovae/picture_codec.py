@@ -16,7 +16,7 @@ from audiovae.errors import CheckpointError, CodeFileError, ConfigError, LabelEr
 from audiovae.files import atomic_file
 from audiovae.image.files import KINDS, read_picture, write_picture
 from audiovae.level_codec import chosen_levels
-from audiovae.models import ConditionEmbedding, Hierarchical, Model, Multires
+from audiovae.models import Hierarchical, Model, Multires
 from audiovae.shapes import CodeLevel, Condition
 
 Grid = tuple[int, int]
@@ -57,9 +57,7 @@ class PictureCodec:
             raise ConfigError(f"this model has levels of one hop, {self.hops}, which only together can be told apart: "
                               "leave --levels at all.")
         self.channels = spec.channels
-        inner = model.each[0] if isinstance(model, Multires) else model
-        told = isinstance(getattr(inner, "embedding", None), ConditionEmbedding)
-        self.labels = spec.labels if told else ()
+        self.labels = labels_of(model)
         self.fingerprint = fingerprint(model)
 
     @property
@@ -163,6 +161,12 @@ class PictureCodec:
             raise CodeFileError(f"codes with hops {codes.hops}, num_codes {codes.num_codes} and {canvas} are none that "
                                 f"this model makes, whose levels are {known}: encode the picture again.")
         return numbers
+
+
+def labels_of(model: Model) -> tuple[str, ...]:
+    """The labels that a model can be told; none where it is told none."""
+    inner = model.each[0] if isinstance(model, Multires) else getattr(model, "autoencoder", model)
+    return model.data.labels if getattr(inner, "embedding", None) is not None else ()
 
 
 def grids_of(model: Model, size: Sequence[int]) -> list[Grid]:

@@ -24,7 +24,7 @@ from audiovae.image.features import classifier_of
 from audiovae.image.files import write_picture
 from audiovae.image.source import ImageSource
 from audiovae.models import Model, PriorModel
-from audiovae.picture_codec import PictureCodec, decode_codes
+from audiovae.picture_codec import PictureCodec, decode_codes, labels_of
 from audiovae.priors import Drawing
 from audiovae.report import Report, compression
 from audiovae.seeds import generator
@@ -202,8 +202,7 @@ def _told(label: int | None, count: int) -> Tensor | None:
 
 def _model_label(model: Model, label: str | None, path: str | None = None) -> int | None:
     """A label as a model is told it, None to one that is not told; with ``path``, LabelError on one it cannot take."""
-    heard = getattr(getattr(model, "autoencoder", model), "embedding", None) is not None
-    labels = model.data.labels if heard else ()
+    labels = labels_of(model)
     if label in labels:
         return labels.index(label)  # type: ignore[arg-type]
     if label is not None and path is not None:

@@ -67,6 +67,9 @@ def test_pictures_are_written_exactly_with_codes_and_a_page(trained, tmp_path, c
     assert codes[0].shape == (10, 1, 4, 4) and codes[1].shape == (10, 1, 2, 2)
     x = load_model(trained / "model").decode_levels([codes[0], codes[1]])
     assert np.array_equal((imread(out / "0004.png") * 255).round(), x[4, 0].clamp(0, 1).mul(255).round().numpy())
+    words = [out / "0004.codes", "-o", tmp_path / "again.png", "--model", trained / "model"]
+    assert main(["decode", *map(str, words)]) == 0
+    assert np.array_equal(imread(tmp_path / "again.png"), imread(out / "0004.png"))
     whole = imread(out / "pictures.png")
     assert whole.shape == (16, 64) and np.array_equal(whole[8:, 8:16], imread(out / "0009.png"))
     page = (out / "pictures.html").read_text()
