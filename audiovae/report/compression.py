@@ -18,11 +18,11 @@ def compression(model: Model, size: Sequence[int]) -> Table:
     >>> from audiovae.shapes import DataSpec
     >>> model = HierarchicalConfig().build(DataSpec(channels=3, dims=2, size=(256, 256), levels=256))
     >>> print(compression(model, (256, 256)).text())
-    what        grid       numbers  bits each       bits  ratio
-    values      256 × 256   196608       8.00  1572864.0   1.00
-    level 1     32 × 32       1024       9.00     9216.0  170.67
-    level 0     64 × 64       4096       9.00    36864.0  42.67
-    all levels                5120       9.00    46080.0  34.13
+    what        grid       numbers  bits each     bits   ratio
+    values      256 × 256   196608       8.00  1572864    1.00
+    level 1     32 × 32       1024       9.00     9216  170.67
+    level 0     64 × 64       4096       9.00    36864   42.67
+    all levels                5120       9.00    46080   34.13
     """
     columns = ("what", "grid", "numbers", "bits each", "bits", "ratio")
     if not model.code_levels:
