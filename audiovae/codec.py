@@ -47,7 +47,8 @@ class Codec:
 
     def __init__(self, model: Model, kbps: float | None = None, prior: CodePrior | None = None):
         spec = model.data
-        if not isinstance(model, Autoencoder) or spec.sample_rate is None or not model.bottleneck.is_discrete:
+        if (not isinstance(model, Autoencoder) or spec.sample_rate is None or spec.dims != 1
+                or not model.bottleneck.is_discrete):
             part = model.bottleneck if isinstance(model, Autoencoder) else model
             raise CheckpointError("Codec wants a model of audio with a discrete bottleneck (vq, rvq, fsq, grouped); "
                                   f"this one is of {spec} with {type(part).__name__}. For one of several levels there "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -153,7 +153,18 @@ def source_version(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def is_encoded(source: Path, target: Path, settings: Settings) -> bool:
+class Wanted(Protocol):
+    """What tells whether a code file is the one wanted: the settings of recordings, or of pictures."""
+
+    @property
+    def overwrite(self) -> bool: ...
+
+    def codec(self) -> Any: ...
+
+    def fit(self, header: CodeHeader) -> bool: ...
+
+
+def is_encoded(source: Path, target: Path, settings: Wanted) -> bool:
     """Whether ``target`` holds, whole, what these settings make of ``source``, which is not newer.
 
     A .npy does not say what made it, and no code file which channel. Raises OutputError where target is source.

@@ -23,6 +23,10 @@ class AudioError(AudiovaeError, ValueError):
     """A recording that cannot be used: missing, empty, truncated, not finite, too short, not audio."""
 
 
+class PictureError(AudiovaeError, ValueError):
+    """A picture that cannot be used: missing, empty, truncated, of another size or other channels, no picture."""
+
+
 class CorpusError(AudiovaeError, ValueError):
     """A corpus that cannot be prepared or opened."""
 

@@ -276,27 +276,3 @@ def _stages(model: Model) -> tuple[str, ...]:
     several = len(model.code_levels) > 1
     return tuple(f"level {level}, quantizer {stage + 1}" if several else f"quantizer {stage + 1}"
                  for level, its in enumerate(model.code_levels) for stage in range(len(its.num_codes)))
-
-
-def compression(model: Model, size: tuple[int, ...]) -> Table:
-    """What a picture of ``size`` (H, W) becomes: its values, each level's codes, the bits of both and their ratio.
-
-    Bits of codes are log2 K each, without entropy coding; a value takes log2 of its levels, 8 where they are not told.
-    No rows where the model has no codes.
-
-    >>> from audiovae.models import HierarchicalConfig
-    >>> model = HierarchicalConfig().build(DataSpec(channels=3, dims=2, size=(256, 256), levels=256))
-    >>> compression(model, (256, 256)).rows[-1]
-    ('all codes', 5120, 46080.0, '34.1')
-    """
-    values = model.data.channels * math.prod(size)
-    bits = values * math.log2(model.data.levels or 256)
-    rows: list[tuple[str, int, float, str]] = [("values of the picture", values, bits, "1.0")]
-    for number, level in enumerate(model.code_levels):
-        grid = 1 if getattr(model, "vector", False) else math.prod(side // level.hop for side in size)
-        its = grid * sum(map(math.log2, level.num_codes))
-        rows.append((f"codes of level {number}", grid * len(level.num_codes), its, f"{bits / its:.1f}"))
-    if len(rows) > 2:
-        count, its = (sum(row[place] for row in rows[1:]) for place in (1, 2))  # type: ignore[misc]
-        rows.append(("all codes", count, its, f"{bits / its:.1f}"))
-    return Table(("compression", "numbers", "bits", "ratio"), rows if len(rows) > 1 else [])

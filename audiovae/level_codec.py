@@ -304,7 +304,7 @@ def codec_of(model: Model, levels: Sequence[int] | None = None) -> AnyCodec:
 
     Raises CheckpointError where the model has no codes of audio, ConfigError where it lacks a level.
     """
-    chosen = None if levels is None else _chosen(model, levels)
+    chosen = None if levels is None else chosen_levels(model, levels)
     if isinstance(model, Multires):
         return MultiresCodec(model, chosen)
     return HierarchyCodec(model, chosen) if isinstance(model, Hierarchical) else Codec(model)
@@ -323,11 +323,11 @@ def open_codec(path: str | Path, kbps: float | None = None, prior: bool = True,
         return codec_of(model, levels)
     codec = Codec(model, kbps, find_prior(path) if prior else None)
     if levels is not None:
-        _chosen(model, levels)
+        chosen_levels(model, levels)
     return codec
 
 
-def _chosen(model: Model, levels: Sequence[int]) -> list[int]:
+def chosen_levels(model: Model, levels: Sequence[int]) -> list[int]:
     """The levels in order, each once; ConfigError unless the model has them."""
     count = len(model.code_levels)
     if not levels or any(not 0 <= level < count for level in levels):

@@ -1,17 +1,15 @@
 """New pictures from priors over codes, the slowest level first; or from a model that has a prior of its own.
 
-    FOLDER/pictures.png, 0000.png ...   all of them, 8 a row, and each by itself, pixel for pixel
-    FOLDER/codes.npz, pictures.html     the codes by level, and a page: samples, what each level holds, bits
+    FOLDER/pictures.png, pictures.html   all of them, 8 a row, and a page: samples, what each level holds, bits
+    FOLDER/0000.png, 0000.codes ...      each by itself, pixel for pixel, and the codes that `audiovae decode` reads
 
 Every draw is a function of (seed, picture, level), so a picture is the same whatever is drawn beside it.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import log2, prod
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,11 +21,12 @@ from audiovae.files import atomic_folder
 from audiovae.gallery.exhibit import Exhibit, show
 from audiovae.generate import PriorFile, Request, check_model, check_names
 from audiovae.image.features import classifier_of
+from audiovae.image.files import write_picture
 from audiovae.image.source import ImageSource
-from audiovae.latents.augment import write_picture
-from audiovae.models import Hierarchical, Model, PriorModel
+from audiovae.models import Model, PriorModel
+from audiovae.picture_codec import PictureCodec, decode_codes, labels_of
 from audiovae.priors import Drawing
-from audiovae.report import Report, Table
+from audiovae.report import Report, compression
 from audiovae.seeds import generator
 from audiovae.shapes import Condition
 from audiovae.train import Experiment
@@ -38,11 +37,12 @@ Codes = dict[int, Tensor]
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pictures (N, C, H, W) in [0, 1], their codes (N, Q, H', W') by level, and what is to be told of them."""
+    """Pictures (N, C, H, W) in [0, 1], their codes (N, Q, H', W') by level, a sentence on them, and their label."""
 
     x: Tensor
     codes: Codes
     sentence: str
+    label: str | None = None
 
 
 def open_decoder(name: str | Path, priors: Sequence[PriorFile]) -> Model:
@@ -81,13 +81,9 @@ def draw_codes(priors: Sequence[PriorFile], request: Request, given: Codes | Non
     return codes
 
 
-@torch.no_grad()
 def decode(model: Model, codes: Codes, label: int | None = None) -> Tensor:
-    """Codes of some levels to pictures; in place of a hierarchy's lower levels stands their codebooks' mean."""
-    given = [codes.get(level) for level in range(len(model.code_levels))]
-    lacking = any(level is None for level in given)
-    decoded = model.reveal if isinstance(model, Hierarchical) and lacking else model.decode_levels
-    return decoded(given, Condition(_told(label, len(next(iter(codes.values()))))))  # type: ignore[operator]
+    """Codes of some levels to pictures, told all the same label; see :func:`decode_codes`."""
+    return decode_codes(model, codes, Condition(_told(label, len(next(iter(codes.values()))))))
 
 
 def from_priors(priors: Sequence[PriorFile], model: Model, request: Request, reject: int = 1,
@@ -100,7 +96,7 @@ def from_priors(priors: Sequence[PriorFile], model: Model, request: Request, rej
                        for prior in priors)
     keep, said = likeliest(x, read_description(priors[0].path), request, reject)
     return Drawn(x[keep], {level: its[keep] for level, its in codes.items()},
-                 f"{request.count} pictures{_asked(request.label)}, {how}, seed {request.seed}.{said}")
+                 f"{request.count} pictures{_asked(request.label)}, {how}, seed {request.seed}.{said}", request.label)
 
 
 def from_model(path: Path, request: Request, temperature: float = 1.0, reject: int = 1) -> tuple[Model, Drawn]:
@@ -171,29 +167,6 @@ def levels_shown(priors: Sequence[PriorFile], model: Model, request: Request, dr
                 caption="From the top alone to all levels")
 
 
-def compression(model: Model, size: Sequence[int]) -> Table:
-    """What a picture takes: its values, and the codes of every level at log2 K bits each.
-
-    >>> from audiovae.models import HierarchicalConfig
-    >>> from audiovae.shapes import DataSpec
-    >>> model = HierarchicalConfig().build(DataSpec(channels=1, dims=2, size=(8, 8), levels=256))
-    >>> compression(model, (8, 8)).columns
-    ('what', 'grid', 'numbers', 'bits each', 'bits', 'ratio')
-    """
-    levels = model.data.levels or 256
-    values = model.data.channels * prod(size)
-    whole, total, numbers = values * log2(levels), 0.0, 0
-    rows: list[tuple] = [("pictures", " × ".join(map(str, size)), values, log2(levels), whole, 1.0)]
-    for index, level in reversed(list(enumerate(model.code_levels))):
-        grid = [side // level.hop for side in size]
-        bits, count = prod(grid) * sum(log2(k) for k in level.num_codes), prod(grid) * len(level.num_codes)
-        total, numbers = total + bits, numbers + count
-        rows.append((f"level {index}", " × ".join(map(str, grid)), count, bits / count, bits, whole / bits))
-    if len(model.code_levels) > 1:
-        rows.append(("all levels", "", numbers, total / numbers, total, whole / total))
-    return Table(("what", "grid", "numbers", "bits each", "bits", "ratio"), rows)
-
-
 def write_pictures(folder: Path, model: Model, drawn: Drawn, more: Sequence[Exhibit] = ()) -> None:
     """The pictures, their codes and the page, whole or not at all; OutputError where the folder is there already."""
     rows = drawn.x.split(A_ROW)
@@ -211,8 +184,11 @@ def write_pictures(folder: Path, model: Model, drawn: Drawn, more: Sequence[Exhi
         whole = torch.cat([drawn.x, missing]).split(A_ROW)
         write_picture(temporary / "pictures.png", torch.cat([torch.cat(list(row), dim=2) for row in whole], dim=1))
         if drawn.codes:
-            levels = {f"level_{level}": codes.numpy() for level, codes in drawn.codes.items()}
-            np.savez_compressed(temporary / "codes.npz", **levels)  # pyright: ignore[reportArgumentType]
+            codec, size = PictureCodec(model, sorted(drawn.codes)), (drawn.x.shape[2], drawn.x.shape[3])
+            label = drawn.label if drawn.label in codec.labels else None  # a prior may be told what the decoder is not
+            for n in range(len(drawn.x)):
+                its = {level: codes[n] for level, codes in drawn.codes.items()}
+                codec.codes(its, size, label).save(temporary / f"{n:04d}.codes")
         report.write(temporary / "pictures.html")
 
 
@@ -226,8 +202,7 @@ def _told(label: int | None, count: int) -> Tensor | None:
 
 def _model_label(model: Model, label: str | None, path: str | None = None) -> int | None:
     """A label as a model is told it, None to one that is not told; with ``path``, LabelError on one it cannot take."""
-    heard = getattr(getattr(model, "autoencoder", model), "embedding", None) is not None
-    labels = model.data.labels if heard else ()
+    labels = labels_of(model)
     if label in labels:
         return labels.index(label)  # type: ignore[arg-type]
     if label is not None and path is not None:

@@ -156,8 +156,8 @@ def test_packets_cannot_be_lost_repeated_or_moved(small):
 
 def test_a_newer_version_asks_for_a_newer_audiovae(small):
     path, data, _ = small
-    path.write_bytes(data[:8] + struct.pack("<H", 4) + data[10:])
-    with pytest.raises(CodeFileError, match=r"version 4, this audiovae reads versions 1 to 3: install a newer"):
+    path.write_bytes(data[:8] + struct.pack("<H", 5) + data[10:])
+    with pytest.raises(CodeFileError, match=r"version 5, this audiovae reads versions 1 to 4: install a newer"):
         Codes.load(path)
 
 

@@ -1,7 +1,8 @@
-"""The codes of one recording in memory, and their three ways to disk."""
+"""The codes of one recording or picture in memory, and their three ways to disk."""
 
 import io
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from audiovae.codes.file import CodeReader, CodeWriter
-from audiovae.codes.header import CodeHeader
+from audiovae.codes.header import Canvas, CodeHeader
 from audiovae.codes.prior import CodePrior
 from audiovae.errors import CodeFileError, OutputError, ShapeError
 from audiovae.files import atomic_file, reason
@@ -24,19 +25,20 @@ _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, EOFError, OSE
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """What an encoder made of one recording, with all that is needed to decode it.
+    """What an encoder made of one recording or picture, with all that is needed to decode it.
 
     Parameters
     ----------
-    levels : one int64 array (Q, L) for each level, level 0 the fastest.
-    sample_rate : Hz.
-    num_samples : T, exact length of the recording in samples; at most L * hop in each level.
+    levels : one int64 array (Q, L) for each level, level 0 the fastest; of a picture its grid row by row.
+    sample_rate : Hz; 0 of a picture.
+    num_samples : T, exact length of the recording in samples, at most L * hop in each level; pixels of a picture.
     hops : samples per latent step of each level.
     num_codes : for each level the K of each of its Q quantizers.
     fingerprint : of the model that made them.
     label : speaker or class the decoder is told, or None.
     prior : what their code file is coded with, and read again; None to code by counting alone.
-    channels : C of the recording.
+    channels : C of the recording or picture.
+    canvas : the sides of the picture and of its grids; None of a recording.
 
     Raises ShapeError on codes that do not fit, CodeFileError on facts that cannot be or a prior of other codes.
 
@@ -57,6 +59,7 @@ class Codes:
     label: str | None = None
     prior: CodePrior | None = field(default=None, repr=False)
     channels: int = 1
+    canvas: Canvas | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", self.header.check_levels(self.levels))
@@ -66,11 +69,33 @@ class Codes:
 
     @property
     def header(self) -> CodeHeader:
-        return CodeHeader(self.sample_rate, self.hops, self.num_codes, self.fingerprint, self.label, self.channels)
+        return CodeHeader(self.sample_rate, self.hops, self.num_codes, self.fingerprint, self.label, self.channels,
+                          self.canvas)
+
+    @property
+    def maps(self) -> tuple[np.ndarray, ...]:
+        """The levels on their grids: (Q, H, W) of a picture, (Q, L) of a recording."""
+        grids = self.canvas.grids if self.canvas else [(-1,)] * len(self.levels)
+        return tuple(codes.reshape(len(codes), *grid) for codes, grid in zip(self.levels, grids, strict=True))
 
     @property
     def seconds(self) -> float:
+        """How long the recording is; ShapeError of a picture, which has no time, and so no rate or part in it."""
+        if self.canvas is not None:
+            raise ShapeError("codes of a picture have no seconds: ask for their bits.")
         return self.num_samples / self.sample_rate
+
+    @property
+    def bits(self) -> int:
+        """Those of their code file, with its header and all; computed by writing one in memory."""
+        self._write(file := io.BytesIO())
+        return len(file.getbuffer()) * 8
+
+    @property
+    def nominal_bits(self) -> float:
+        """log2 K for each code: what the model states, without container or entropy coding."""
+        return sum(level.shape[1] * math.log2(math.prod(sizes))
+                   for level, sizes in zip(self.levels, self.num_codes, strict=True))
 
     @property
     def nominal_kbps(self) -> float:
@@ -79,9 +104,8 @@ class Codes:
 
     @property
     def kbps(self) -> float:
-        """kbit/s of their code file, with its header and all; computed by writing one in memory."""
-        self._write(file := io.BytesIO())
-        return len(file.getbuffer()) * 8 / self.seconds / 1000
+        """kbit/s of their code file: :attr:`bits` over time."""
+        return self.bits / self.seconds / 1000
 
     @property
     def bits_per_code(self) -> float:
@@ -116,11 +140,12 @@ class Codes:
 
     def samples(self, start: float, stop: float | None = None) -> tuple[int, int]:
         """Seconds as the samples [first, last); ShapeError unless 0 <= start < stop, with a sample of it here."""
+        length = self.seconds  # first, so that a picture says what it has not
         first = round(start * self.sample_rate)
         last = self.num_samples if stop is None else min(round(stop * self.sample_rate), self.num_samples)
         if not 0 <= first < last:
             end = "the end" if stop is None else f"{stop:g} s"
-            raise ShapeError(f"no samples from {start:g} s to {end} in codes of {self.seconds:.3f} s.")
+            raise ShapeError(f"no samples from {start:g} s to {end} in codes of {length:.3f} s.")
         return first, last
 
     @classmethod
@@ -129,7 +154,7 @@ class Codes:
 
         Each part but the last is taken to its last whole step, up to a step longer than its recording. The label
         is kept where all have the same, the prior is the first part's. Raises CodeFileError unless all are of one
-        model, rate and codebooks; ShapeError on none, or on a part whose levels end apart.
+        model, rate and codebooks; ShapeError on none, on a picture, or on a part whose levels end apart.
 
         >>> codes = Codes((np.arange(100).reshape(2, 50),), 16000, 15900, (320,), ((1024, 1024),), "9f3c")
         >>> both = Codes.concatenate([codes, codes])
@@ -141,6 +166,7 @@ class Codes:
         labels = {part.label for part in parts}
         header = replace(parts[0].header, label=labels.pop() if len(labels) == 1 else None)
         for place, part in enumerate(parts):
+            _ = part.seconds  # a picture has none
             part.check_fingerprint(header.fingerprint)
             if replace(part.header, label=header.label) != header:
                 raise CodeFileError(f"Codes.concatenate: part {place} has {part.sample_rate} Hz, hops {part.hops} and "
@@ -180,7 +206,8 @@ class Codes:
         """Write ``.npz`` or ``.npy``, by suffix, of the smallest unsigned type that holds every code.
 
         The ``.npz`` describes itself: ``level_0``, ``level_1`` ... (Q, L), and ``header``, a JSON text. The
-        ``.npy`` is the bare (Q, L) array of a model with one level, and cannot be decoded again.
+        ``.npy`` is the bare (Q, L) array of a model with one level, and cannot be decoded again. Codes of a picture
+        are (Q, H, W) in both.
 
         Raises OutputError on another suffix, on ``.npy`` for several levels, or where the system refuses.
         """
@@ -190,7 +217,7 @@ class Codes:
         if suffix not in (".npy", ".npz"):
             raise OutputError(f"{path}: codes are exported as .npz or .npy, not as '{suffix}'.")
         small = [codes.astype(np.min_scalar_type(max(sizes) - 1)) for codes, sizes in
-                 zip(self.levels, self.num_codes, strict=True)]
+                 zip(self.maps, self.num_codes, strict=True)]
         with atomic_file(path) as temporary:
             if suffix == ".npy":
                 np.save(temporary, small[0], allow_pickle=False)
@@ -214,6 +241,10 @@ class Codes:
                 num_samples = facts.pop("num_samples")
                 header = CodeHeader.from_json(json.dumps(facts))
                 levels = tuple(arrays[f"level_{index}"] for index in range(len(header.hops)))
+            if header.canvas is not None:
+                if [its.shape[1:] for its in levels] != [*header.canvas.grids]:
+                    raise ValueError(f"grids are not {header.canvas.grids}")
+                levels = tuple(its.reshape(len(its), -1) for its in levels)
             return cls._of(levels, num_samples, header)
         except _UNREADABLE as error:
             line = " ".join(str(error).split())[:120]
@@ -223,7 +254,7 @@ class Codes:
     def _of(cls, levels: tuple[np.ndarray, ...], num_samples: int, header: CodeHeader,
             prior: CodePrior | None = None) -> "Codes":
         return cls(levels, header.sample_rate, num_samples, header.hops, header.num_codes, header.fingerprint,
-                   header.label, prior, header.channels)
+                   header.label, prior, header.channels, header.canvas)
 
 
 class Cut(NamedTuple):

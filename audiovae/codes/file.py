@@ -2,17 +2,19 @@
 
     file    magic (8), version u16, length u32, header, crc32 of these;  packets;  end
     header  that of codes.header, packed, and the fingerprint of the prior as a text; in version 1 JSON, no prior;
-            in version 3, which only files of more than one channel take, their number before it
+            in version 3, which only files of more than one channel take, their number before it;
+            in version 4, of pictures, before that the values of a pixel, the sides, and those of each level's grid
     packet  length u32, crc32 u32, payload
     payload steps u32 of each level, model, coder's words u32, crc32 of the codes
     model   weight u8 of each quantizer, of codes that were counted; or the one byte 255: the prior
     end     "END." (4), samples u64, steps u64 of each level, crc32 u32, BLAKE2b-128 of all before it
 
-All little-endian. A packet's crc goes on from the one before it, so that none can be lost or moved; that
-of the codes tells a decoder that went another way from damage. What is stored in a packet depends on the
-codes alone, not on how they were cut when written. A packet takes the model that makes it smaller: the counts
-go on from packet to packet, whichever model each takes; the prior starts anew in each, which costs it three steps
-of context in 2048, and leaves a packet that it coded readable by itself. Nothing is ever unpickled.
+All little-endian. Samples of a picture are its pixels, steps of a level the places of its grid, row by row. A
+packet's crc goes on from the one before it, so that none can be lost or moved; that of the codes tells a decoder
+that went another way from damage. What is stored in a packet depends on the codes alone, not on how they were cut
+when written. A packet takes the model that makes it smaller: the counts go on from packet to packet, whichever
+model each takes; the prior starts anew in each, which costs it three steps of context in 2048, and leaves a packet
+that it coded readable by itself. Nothing is ever unpickled.
 """
 
 import hashlib
@@ -25,14 +27,14 @@ from zlib import crc32
 
 import numpy as np
 
-from audiovae.codes.header import CodeHeader, pack_number, pack_text, unpack_number, unpack_text
+from audiovae.codes.header import Canvas, CodeHeader, pack_number, pack_text, unpack_number, unpack_text
 from audiovae.codes.packets import Packets, codes_crc
 from audiovae.codes.prior import CodePrior, bundled_prior
 from audiovae.errors import CodeFileError
 from audiovae.files import atomic_file, reason
 
 MAGIC = b"\x89AVCODE\n"  # no text file starts so, and one transferred as text is no longer whole
-MONO, VERSION = 2, 3
+MONO, STEREO, VERSION = 2, 3, 4
 END = b"END."
 DIGEST = 16
 MAX_HEADER = 2**20
@@ -78,9 +80,11 @@ class CodeWriter:
                 self._file = self.target
             self._digest = hashlib.blake2b(digest_size=DIGEST)
             packed = self.header.to_bytes() + pack_text(self.prior.fingerprint if self.prior else None)
-            channels, version = self.header.channels, MONO
-            if channels > 1:
-                packed, version = pack_number(channels) + packed, VERSION
+            channels, canvas, version = self.header.channels, self.header.canvas, MONO
+            if channels > 1 or canvas is not None:
+                packed, version = pack_number(channels) + packed, STEREO
+            if canvas is not None:
+                packed, version = canvas.to_bytes() + packed, VERSION
             front = MAGIC + struct.pack("<HI", version, len(packed)) + packed
             self._put(front + struct.pack("<I", crc32(front)))
             self._stack = stack.pop_all()
@@ -112,7 +116,7 @@ class CodeWriter:
         self._file.flush()
 
     def finish(self, num_samples: int) -> None:
-        """Write what is left and the end; ``num_samples`` is the exact length of the waveform."""
+        """Write what is left and the end; ``num_samples`` is the exact length of the waveform, or the pixels."""
         total = [done + left.shape[1] for done, left in zip(self.steps, self._pending, strict=True)]
         self.header.check_length(total, num_samples)
         while any(p.shape[1] for p in self._pending):
@@ -156,7 +160,7 @@ class CodeReader:
     ----------
     header : the CodeHeader.
     prior : the one it was written with, None where there was none.
-    num_samples : exact length of the waveform; of an open file, once all blocks have been read.
+    num_samples : exact length of the waveform, or pixels of a picture; of an open file, once all blocks are read.
     steps : L of each level, likewise.
 
     Raises CodeFileError on a file that is missing, no code file, newer, truncated, changed or longer, or of a prior
@@ -231,8 +235,9 @@ class CodeReader:
         if version == 1:
             self.header, self.prior = CodeHeader.from_json(packed), None
         else:
-            channels, rest = unpack_number(packed) if version > MONO else (1, packed)
-            self.header, rest = CodeHeader.from_bytes(rest, channels)
+            canvas, rest = Canvas.from_bytes(packed) if version > STEREO else (None, packed)
+            channels, rest = unpack_number(rest) if version > MONO else (1, rest)
+            self.header, rest = CodeHeader.from_bytes(rest, channels, canvas)
             fingerprint, rest = unpack_text(rest)
             if rest:
                 raise CodeFileError("codes with an unreadable header (it is too long).")

@@ -1,4 +1,4 @@
-"""What must be known of codes to decode them: the model, the rate, and each level's hop and codebooks."""
+"""What must be known of codes to decode them: the model, the rate or sides, and each level's hop and codebooks."""
 
 import json
 import math
@@ -15,20 +15,77 @@ MAX_QUANTIZERS = 64
 MAX_LEVELS = 16
 MAX_CHANNELS = 64
 MAX_HOP = 2**20  # these bound what a hostile header can make a reader allocate
+MAX_SIDE = 2**16
+MAX_VALUES = 2**16
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What the codes of a picture cover.
+
+    Parameters
+    ----------
+    size : (H, W) of the picture, pixels.
+    grids : (H, W) of each level's codes, which are in their file row by row.
+    values : how many levels a pixel's value can have in each channel: 256 of 8 bits.
+
+    Raises CodeFileError where a value cannot be.
+
+    >>> canvas = Canvas((8, 12), ((4, 6), (2, 3)), values=17)
+    >>> canvas.cells, Canvas.from_bytes(canvas.to_bytes() + b"rest") == (canvas, b"rest")
+    ((24, 6), True)
+    """
+
+    size: tuple[int, int]
+    grids: tuple[tuple[int, int], ...]
+    values: int = 256
+
+    def __post_init__(self) -> None:
+        if not all(len(sides) == 2 and all(_whole(side, 1, MAX_SIDE) for side in sides)
+                   for sides in (self.size, *self.grids)):
+            raise CodeFileError(f"codes of a picture want sides (H, W) of 1 to {MAX_SIDE}, got {self.size} and grids "
+                                f"{self.grids}.")
+        if not _whole(self.values, 2, MAX_VALUES):
+            raise CodeFileError(f"codes of a picture want pixels of 2 to {MAX_VALUES} values, got {self.values!r}.")
+
+    @property
+    def pixels(self) -> int:
+        return math.prod(self.size)
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """L of each level: how many places its grid has."""
+        return tuple(math.prod(grid) for grid in self.grids)
+
+    def to_bytes(self) -> bytes:
+        numbers = [self.values, *self.size, len(self.grids), *(side for grid in self.grids for side in grid)]
+        return b"".join(map(pack_number, numbers))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> tuple["Canvas", bytes]:
+        """The inverse of :meth:`to_bytes`, and what follows it; CodeFileError where it is no such thing."""
+        numbers: list[int] = []
+        while len(numbers) < 4 or len(numbers) < 4 + 2 * min(numbers[3], MAX_LEVELS + 1):
+            number, data = unpack_number(data)
+            numbers.append(number)
+        values, height, width, _, *sides = numbers
+        return cls((height, width), tuple(zip(sides[::2], sides[1::2], strict=True)), values), data
 
 
 @dataclass(frozen=True)
 class CodeHeader:
-    """Facts shared by every block of a recording's codes.
+    """Facts shared by every block of a recording's, or a picture's, codes.
 
     Parameters
     ----------
-    sample_rate : Hz of the waveform the codes stand for.
-    hops : samples per latent step of each level, level 0 the fastest, each a multiple of the one before.
+    sample_rate : Hz of the waveform the codes stand for; 0 of a picture.
+    hops : samples (of pictures pixels of a side) per latent step of each level, level 0 the fastest, each a multiple of
+        the one before.
     num_codes : for each level the K of each of its Q quantizers.
     fingerprint : of the model that made the codes, the only one that can decode them.
     label : name of the speaker or class the decoder is told; None where it is told none.
-    channels : C of the waveform.
+    channels : C of the waveform or picture.
+    canvas : what they cover, where they are of a picture.
 
     Raises CodeFileError where a value cannot be.
 
@@ -43,18 +100,22 @@ class CodeHeader:
     fingerprint: str
     label: str | None = None
     channels: int = 1
+    canvas: Canvas | None = None
 
     def __post_init__(self) -> None:
         if not _whole(self.channels, 1, MAX_CHANNELS):
             raise CodeFileError(f"codes want 1 to {MAX_CHANNELS} channels, got {self.channels!r}.")
-        if not _whole(self.sample_rate, 1, 2**31):
-            raise CodeFileError(f"codes want a sample rate in Hz, got {self.sample_rate!r}.")
+        if not (_whole(self.sample_rate, 1, 2**31) if self.canvas is None else self.sample_rate == 0):
+            raise CodeFileError(f"codes want a sample rate in Hz, 0 of a picture, got {self.sample_rate!r}.")
         if not 1 <= len(self.hops) == len(self.num_codes) <= MAX_LEVELS:
             raise CodeFileError(f"codes want a hop and a list of codebook sizes for 1 to {MAX_LEVELS} "
                                 f"levels, got hops {self.hops} and num_codes {self.num_codes}.")
         if not all(_whole(hop, 1, MAX_HOP) for hop in self.hops) or any(b % a for a, b in pairwise(self.hops)):
             raise CodeFileError(f"codes want hops of 1 to {MAX_HOP} samples, level 0 the lowest and each a multiple "
                                 f"of the one before, got {self.hops}.")
+        if self.canvas is not None and len(self.canvas.grids) != len(self.hops):
+            raise CodeFileError(f"codes of a picture want a grid for each of {len(self.hops)} levels, got "
+                                f"{self.canvas.grids}.")
         for sizes in self.num_codes:
             if not 1 <= len(sizes) <= MAX_QUANTIZERS or not all(_whole(k, 1, MAX_CODES) for k in sizes):
                 raise CodeFileError(f"codes want 1 to {MAX_QUANTIZERS} quantizers of 1 to {MAX_CODES} codes "
@@ -64,7 +125,8 @@ class CodeHeader:
                                 f"{self.fingerprint!r}, {self.label!r}.")
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False)
+        facts = {name: value for name, value in asdict(self).items() if name != "canvas" or value is not None}
+        return json.dumps(facts, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "CodeHeader":
@@ -73,6 +135,8 @@ class CodeHeader:
             values = json.loads(text)
             values["hops"] = tuple(values["hops"])
             values["num_codes"] = tuple(tuple(sizes) for sizes in values["num_codes"])
+            if (canvas := values.get("canvas")) is not None:
+                values["canvas"] = Canvas(tuple(canvas["size"]), tuple(map(tuple, canvas["grids"])), canvas["values"])
             return cls(**values)
         except (ValueError, TypeError, KeyError) as error:
             if isinstance(error, CodeFileError):
@@ -88,10 +152,10 @@ class CodeHeader:
         return b"".join(map(pack_number, numbers)) + pack_text(self.fingerprint) + pack_text(self.label)
 
     @classmethod
-    def from_bytes(cls, data: bytes, channels: int = 1) -> tuple["CodeHeader", bytes]:
+    def from_bytes(cls, data: bytes, channels: int = 1, canvas: Canvas | None = None) -> tuple["CodeHeader", bytes]:
         """The inverse of :meth:`to_bytes`, and what follows it; CodeFileError where it is no such header.
 
-        The channels are not in these bytes: a code file says them before, where they are more than one.
+        Channels and canvas are not in these bytes: a code file says them before, where it wants to.
         """
         sample_rate, data = unpack_number(data)
         levels, data = unpack_number(data)
@@ -109,7 +173,7 @@ class CodeHeader:
             num_codes.append(sizes)
         fingerprint, data = unpack_text(data)
         label, data = unpack_text(data)
-        return cls(sample_rate, tuple(hops), tuple(num_codes), fingerprint, label, channels), data  # type: ignore
+        return cls(sample_rate, tuple(hops), tuple(num_codes), fingerprint, label, channels, canvas), data  # type: ignore
 
     @property
     def nominal_kbps(self) -> float:
@@ -138,7 +202,12 @@ class CodeHeader:
         return tuple(codes.astype(np.int64) for codes in arrays)
 
     def check_length(self, frames: Sequence[int], num_samples: int) -> None:
-        """Raise CodeFileError unless every level's ``frames`` reach to the end of ``num_samples``."""
+        """Raise CodeFileError unless every level's ``frames`` reach to the end of ``num_samples``, or fill its grid."""
+        if self.canvas is not None:
+            if (*frames, num_samples) != (*self.canvas.cells, self.canvas.pixels):
+                raise CodeFileError(f"codes of a picture of {self.canvas.size} on grids {self.canvas.grids} are not "
+                                    f"{tuple(frames)}, nor of {num_samples} pixels.")
+            return
         reach = min(length * hop for length, hop in zip(frames, self.hops, strict=True))
         if not _whole(num_samples, 1, reach):
             raise CodeFileError(f"codes of {tuple(frames)} steps stand for 1 to {reach} samples, "

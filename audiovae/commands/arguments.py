@@ -3,10 +3,11 @@
 import io
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, suppress
+from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 from tqdm import tqdm
@@ -14,13 +15,16 @@ from tqdm import tqdm
 from audiovae.audio.io import AUDIO_SUFFIXES
 from audiovae.errors import AudioError, AudiovaeError, ConfigError, OutputError
 from audiovae.files import Input, atomic_file, expand_inputs
+from audiovae.image.folder import SUFFIXES
 
+NAMES = {"start": "from", "stop": "to"}  # of options that are called otherwise where they are read
 T = TypeVar("T")
 Failures = list[tuple[Path, str]]
 
 AUDIO = AUDIO_SUFFIXES
+PICTURES = tuple(sorted(SUFFIXES))
 CODES = (".codes", ".npz")
-WRITTEN = (*AUDIO, *CODES, ".npy")
+WRITTEN = (*AUDIO, *PICTURES, *CODES, ".npy")
 
 
 def parse(command: str, arguments: type[T], argv: list[str]) -> T:
@@ -36,6 +40,20 @@ def parse(command: str, arguments: type[T], argv: list[str]) -> T:
         if not end.code:
             raise  # --help
     raise ConfigError(f"{_one_line(said.getvalue())}; see `audiovae {command} --help`.")
+
+
+def refuse(arguments: Any, names: Iterable[str], why: str) -> None:
+    """Raise ConfigError where one of the options ``names`` is not at its default.
+
+    >>> from audiovae.shapes import CodeSpec
+    >>> refuse(CodeSpec((8,), hop=4), ["model", "hop"], "is of no use here")
+    Traceback (most recent call last):
+    audiovae.errors.ConfigError: --hop is of no use here: leave it out.
+    """
+    usual = {field.name: field.default for field in fields(arguments)}
+    for name in names:
+        if getattr(arguments, name) != usual[name]:
+            raise ConfigError(f"--{NAMES.get(name, name).replace('_', '-')} {why}: leave it out.")
 
 
 def split_settings(argv: list[str]) -> tuple[list[str], dict[str, str | list[str]]]:
@@ -169,10 +187,10 @@ def over_files(command: str, inputs: tuple[str, ...], output: Path | None, suffi
 
 
 def _keep(source: Path, target: Path, named: bool) -> None:
-    """Refuse to write over the source, or over a recording beside it that nobody named: the original, perhaps."""
+    """Refuse to write over the source, or over a recording or picture that nobody named: the original, perhaps."""
     if target.exists() and target.samefile(source):
         raise OutputError(f"{target} is the source itself: name another output.")
-    if not named and target.suffix in AUDIO and target.exists():
+    if not named and target.suffix in (*AUDIO, *PICTURES) and target.exists():
         raise OutputError(f"{target} is there already: name it with -o to have it replaced.")
 
 

@@ -1,4 +1,4 @@
-"""audiovae decode: code files to recordings."""
+"""audiovae decode: code files to recordings and pictures."""
 
 import sys
 from dataclasses import dataclass
@@ -10,19 +10,22 @@ import tyro
 from audiovae.audio.io import AudioWriter
 from audiovae.audio.raw import RawWriter
 from audiovae.checkpoint import DEFAULT
-from audiovae.commands.arguments import CODES, check_pipes, over_files, parse
+from audiovae.commands.arguments import CODES, PICTURES, check_pipes, over_files, parse, refuse
 from audiovae.errors import ConfigError
 from audiovae.level_codec import AnyCodec, open_codec
+from audiovae.picture_codec import decode_picture, is_of_pictures, open_picture_codec
 from audiovae.transcode import decode_file, decode_stream, decode_to, sentence
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Decode code files to recordings, exactly as long as what was encoded, in constant memory.
+    """Decode code files to recordings, exactly as long as what was encoded, in constant memory; or to pictures.
 
     Example: audiovae decode speech.codes -o speech.wav
 
     A part: audiovae decode speech.codes -o part.wav --from 12.5 --to 20
+
+    A picture: audiovae decode digit.codes -o digit.png --model runs/vqvae2
 
     As they come, through pipes: audiovae decode - -o - --raw s16le | aplay -f S16_LE -r 16000
     """
@@ -32,11 +35,12 @@ class Arguments:
     model: Path = Path(DEFAULT)
     """The model that made the codes: checkpoint folder, training run, hub repository, or one of audiovae's."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Recording (.wav, .flac, .ogg, .mp3), a folder for several (default: beside the code file), or - for stdout."""
-    format: Literal["wav", "flac", "ogg", "mp3"] = "wav"
-    """What to write when the output is a folder."""
-    speaker: str | None = None
-    """Decode in this training speaker's voice (default: the one in the code file)."""
+    """Recording (.wav, .flac, .ogg, .mp3) or picture (.png), a folder for several (default: beside the code file), or -
+    for stdout."""
+    format: Literal["wav", "flac", "ogg", "mp3", "png"] | None = None
+    """What to write when the output is a folder (default: wav, of pictures png)."""
+    speaker: Annotated[str | None, tyro.conf.arg(aliases=["--label"])] = None
+    """Decode in this training speaker's voice, or told this label of pictures (default: the one in the code file)."""
     level: int | None = None
     """Level to decode from, of a multi-resolution model, 0 the finest (default: the finest in the code file)."""
     start: Annotated[float, tyro.conf.arg(name="from")] = 0.0
@@ -52,6 +56,11 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     arguments = parse("decode", Arguments, argv)
+    if is_of_pictures(arguments.model):
+        return _pictures(arguments)
+    if arguments.format == "png" or (arguments.output is not None and arguments.output.suffix.lower() in PICTURES):
+        raise ConfigError(f"no picture comes from model {arguments.model}, which is of sound: name the model of "
+                          "pictures that made the codes.")
     codec = open_codec(arguments.model)
     codec.check(arguments.speaker)
 
@@ -67,8 +76,24 @@ def main(argv: list[str]) -> int:
         return decode_file(codec, source, target, arguments.speaker, arguments.start, arguments.stop,
                            arguments.level)
 
-    return over_files("decode", arguments.inputs, arguments.output, f".{arguments.format}",
+    return over_files("decode", arguments.inputs, arguments.output, f".{arguments.format or 'wav'}",
                       CODES, process)
+
+
+def _pictures(arguments: Arguments) -> int:
+    """Code files to pictures: whatever is of sound alone is refused."""
+    if check_pipes("decode", arguments.inputs, arguments.output):
+        raise ConfigError("a pipe carries sound, and this model is of pictures: name files.")
+    if arguments.format not in (None, "png"):
+        raise ConfigError(f"--format {arguments.format} is of sound, and this model of pictures: write png.")
+    refuse(arguments, ("start", "stop", "raw", "block"), "is of sound, and this model of pictures")
+    codec = open_picture_codec(arguments.model)
+    codec.check(arguments.speaker)
+
+    def process(source: Path, target: Path) -> str:
+        return decode_picture(codec, source, target, arguments.speaker, arguments.level)
+
+    return over_files("decode", arguments.inputs, arguments.output, ".png", CODES, process)
 
 
 def through_pipes(codec: AnyCodec, arguments: Arguments) -> int:

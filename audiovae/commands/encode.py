@@ -1,8 +1,8 @@
-"""audiovae encode: recordings to code files, or a corpus to shards."""
+"""audiovae encode: recordings and pictures to code files, or a corpus to shards."""
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,13 @@ from audiovae.audio.raw import RawReader
 from audiovae.checkpoint import DEFAULT
 from audiovae.commands.arguments import (
     AUDIO,
+    PICTURES,
     Failures,
     check_pipes,
     find,
     over_files,
     parse,
+    refuse,
     report_failures,
     targets,
 )
@@ -28,6 +30,8 @@ from audiovae.corpus_encoding import Done, Job, Settings, encode_jobs, is_row_cu
 from audiovae.engines import run_local, run_ray
 from audiovae.errors import ConfigError
 from audiovae.files import Input
+from audiovae.picture_codec import encode_picture, is_of_pictures
+from audiovae.picture_encoding import PictureSettings, encode_pictures
 from audiovae.shards import FORMATS as SHARDS
 from audiovae.shards import ShardWriter
 from audiovae.transcode import Recording, encode_file, encode_stream, sentence
@@ -37,7 +41,8 @@ FORMATS = (".codes", ".npz", ".npy")
 
 @dataclass(frozen=True)
 class Arguments:
-    """Encode recordings of any format, rate and length to discrete codes, in constant memory.
+    """Encode recordings of any format, rate and length to discrete codes, in constant memory; with a model of pictures,
+    pictures of its size and channels.
 
     Example: audiovae encode speech.mp3 -o speech.codes --kbps 3
 
@@ -46,11 +51,13 @@ class Arguments:
     Killed and started again, it goes on: of several recordings those are skipped whose codes are there,
     of the same model and rate, and newer than the recording.
 
+    Pictures: audiovae encode pictures/ -o codes/ --model runs/vqvae2
+
     As it comes, through pipes: arecord -f S16_LE -r 16000 -t raw | audiovae encode - -o - --raw s16le --rate 16000
     """
 
     inputs: tyro.conf.Positional[tuple[str, ...]]
-    """Recordings, globs or folders; - alone for stdin, a wav or what --raw says."""
+    """Recordings or pictures, globs or folders; - alone for stdin, a wav or what --raw says."""
     model: Path = Path(DEFAULT)
     """Checkpoint folder, training run, hub repository, or a model that comes with audiovae."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
@@ -63,8 +70,9 @@ class Arguments:
     """Levels to encode, of a model of several: all, or their numbers such as 0,2 (0 is the fastest)."""
     prior: bool = True
     """Code with the prior that lies beside the model, where there is one; decoding then needs it too."""
-    speaker: str | None = None
-    """Training speaker whose voice decodes it (default: the one that sounds most like the recording)."""
+    speaker: Annotated[str | None, tyro.conf.arg(aliases=["--label"])] = None
+    """Training speaker whose voice decodes it (default: the one that sounds most like the recording); of pictures the
+    label that the model is told (default: none)."""
     channel: int | None = None
     """Channel to encode, from 0 (default: the mean of all). Code files do not say which: use a folder for each."""
     overwrite: bool = False
@@ -89,10 +97,10 @@ class Arguments:
 
 
 class Tally:
-    """How many recordings came to what, and how fast, from the moment it is made."""
+    """How many recordings came to what, and how fast, from the moment it is made; or pictures, which have no hours."""
 
-    def __init__(self, skipped: int = 0):
-        self.encoded, self.skipped, self.seconds = 0, skipped, 0.0
+    def __init__(self, skipped: int = 0, timed: bool = True):
+        self.encoded, self.skipped, self.seconds, self.timed = 0, skipped, 0.0, timed
         self.failed: Failures = []
         self.begun = time.perf_counter()
 
@@ -106,21 +114,32 @@ class Tally:
     def sentence(self, missing: int, where: str) -> str:
         """``missing`` counts inputs that were no files at all; ``where`` says where codes were written."""
         minutes, hours = (time.perf_counter() - self.begun) / 60, self.seconds / 3600
+        fast = (f"{hours:.2f} h of audio in {minutes:.2f} min: {hours / minutes:.2f} h a minute" if self.timed else
+                f"{minutes:.2f} min")
         return (f"{self.encoded} files encoded {where}, {self.skipped} skipped (there already), "
-                f"{len(self.failed) + missing} failed; {hours:.2f} h of audio in {minutes:.2f} min: "
-                f"{hours / minutes:.2f} h a minute.")
+                f"{len(self.failed) + missing} failed; {fast}.")
 
 
 def main(argv: list[str]) -> int:
     arguments = parse("encode", Arguments, argv)
     _check(arguments)
     model = arguments.model.absolute() if arguments.model.exists() else arguments.model  # for workers elsewhere
+    if is_of_pictures(model):
+        return _pictures(arguments, str(model))
+    if all(Path(name).suffix.lower() in PICTURES for name in arguments.inputs) and arguments.inputs:
+        raise ConfigError(f"{arguments.inputs[0]} is a picture, model {model} is of sound: name a model of pictures.")
     settings = Settings(str(model), arguments.kbps, arguments.speaker, arguments.channel, arguments.overwrite,
                         arguments.prior, arguments.block, _levels(arguments))
     if check_pipes("encode", arguments.inputs, arguments.output):
         return _through_pipes(arguments, settings)
     if arguments.format not in SHARDS:
-        return _to_files(arguments, settings)
+        codec = settings.codec()
+        codec.check(settings.speaker)
+
+        def process(source: Path, target: Path) -> str:
+            return encode_file(codec, source, target, settings.speaker, settings.channel)
+
+        return _to_files(arguments, AUDIO, process, partial(encode_jobs, settings))
     return _to_shards(arguments, settings)
 
 
@@ -169,22 +188,38 @@ def _through_pipes(arguments: Arguments, settings: Settings) -> int:
     return 0
 
 
-def _to_files(arguments: Arguments, settings: Settings) -> int:
+def _pictures(arguments: Arguments, model: str) -> int:
+    """Pictures to code files: whatever is of sound alone is refused."""
+    if check_pipes("encode", arguments.inputs, arguments.output):
+        raise ConfigError("a pipe carries sound, and this model is of pictures: name files.")
+    if arguments.format in SHARDS:
+        raise ConfigError(f"--format {arguments.format} is of sound, and this model of pictures: write codes, npz or "
+                          "npy.")
+    refuse(arguments, ("kbps", "prior", "channel", "shard_hours", "layout", "raw", "rate", "channels", "block"),
+           "is of sound, and this model of pictures")
+    settings = PictureSettings(model, arguments.speaker, _levels(arguments), arguments.overwrite)
+    codec = settings.codec()
+    codec.check(settings.label)
+
+    def process(source: Path, target: Path) -> str:
+        return encode_picture(codec, source, target, settings.label)
+
+    return _to_files(arguments, PICTURES, process, partial(encode_pictures, settings))
+
+
+def _to_files(arguments: Arguments, suffixes: tuple[str, ...], process: Callable[..., str],
+              function: Callable[[Iterable[Job]], Iterator[Done]]) -> int:
+    """One file by ``process``, as it is named; several by ``function``, those that are there already passed over."""
     output, suffix = arguments.output, f".{arguments.format}"
     if output is not None and output.suffix in FORMATS:
         suffix = output.suffix
-    codec = settings.codec()
-    codec.check(settings.speaker)
-    found, failed = find(arguments.inputs, AUDIO)
+    found, failed = find(arguments.inputs, suffixes)
     if len(found) + len(failed) == 1:
-        def process(source: Path, target: Path) -> str:
-            return encode_file(codec, source, target, settings.speaker, settings.channel)
-
-        return over_files("encode", arguments.inputs, output, suffix, AUDIO, process)
+        return over_files("encode", arguments.inputs, output, suffix, suffixes, process)
     targets_of = targets(found, output, suffix)
     jobs = [Job(item.path, item.relative, targets_of[item.path][0]) for item in found]
-    tally = Tally()
-    for done in tqdm(_run(arguments, settings, jobs), total=len(jobs), unit="file", disable=None):
+    tally = Tally(timed=suffixes == AUDIO)
+    for done in tqdm(_run(arguments, function, jobs), total=len(jobs), unit="file", disable=None):
         tally.count(done)
     print(tally.sentence(len(failed), f"to {output}" if output is not None else "beside their sources"))
     return report_failures("encode", failed + tally.failed, len(jobs) + len(failed), output)
@@ -207,7 +242,8 @@ def _to_shards(arguments: Arguments, settings: Settings) -> int:
         tally = Tally(len(current))
         todo = [job for job in jobs if job.id not in current]
         writer.remove({job.id for job in todo} & there.keys())  # first out, then in anew: never twice
-        for done in tqdm(_run(arguments, settings, todo), total=len(todo), unit="file", disable=None):
+        running = _run(arguments, partial(encode_jobs, settings), todo)
+        for done in tqdm(running, total=len(todo), unit="file", disable=None):
             tally.count(done)
             if done.row is not None:
                 writer.add(done.row)
@@ -226,8 +262,8 @@ def _described(arguments: Arguments, found: list[Input]) -> list[Job]:
     return [Job(item.path, item.relative, None, *known.get(item.path, (None, None))) for item in found]
 
 
-def _run(arguments: Arguments, settings: Settings, jobs: Sequence[Job]) -> Iterator[Done]:
-    function = partial(encode_jobs, settings)
+def _run(arguments: Arguments, function: Callable[[Iterable[Job]], Iterator[Done]], jobs: Sequence[Job]
+         ) -> Iterator[Done]:
     if arguments.engine == "local":
         return run_local(function, jobs, arguments.workers or 1)
     jobs = [replace(job, path=job.path.absolute(), target=job.target and job.target.absolute()) for job in jobs]

@@ -16,14 +16,7 @@ from audiovae.checkpoint import find_checkpoint, load_model, read_description
 from audiovae.config import Config, from_dict, merge
 from audiovae.data import DataConfig, Source
 from audiovae.errors import ConfigError, ShapeError
-from audiovae.evaluate_images import (
-    PictureEvaluation,
-    binarized,
-    compression,
-    evaluate_pictures,
-    score_generated,
-    told,
-)
+from audiovae.evaluate_images import PictureEvaluation, binarized, evaluate_pictures, score_generated, told
 from audiovae.files import atomic_file
 from audiovae.gallery import Exhibit, Study, depths, interpolation, plane, samples, traversal
 from audiovae.gallery.exhibit import show
@@ -31,7 +24,7 @@ from audiovae.image.pictures import PartName
 from audiovae.image.pretrained import scoring_network
 from audiovae.image.source import ImageSource
 from audiovae.models import DensityModel, Hierarchical, Model, Multires
-from audiovae.report import Report, draw_groups, draw_kl, draw_loss, draw_usage
+from audiovae.report import Report, compression, draw_groups, draw_kl, draw_loss, draw_usage
 from audiovae.shapes import Batch, Condition, DataSpec
 
 if TYPE_CHECKING:

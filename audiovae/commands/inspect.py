@@ -11,7 +11,7 @@ from torch.nn import ModuleList
 from audiovae.audio.corpus import Corpus
 from audiovae.audio.io import audio_info
 from audiovae.checkpoint import PICKLES, find_checkpoint, fingerprint, load_model
-from audiovae.codes import CodePrior, Codes
+from audiovae.codes import Canvas, CodePrior, Codes
 from audiovae.codes.prior import find_prior
 from audiovae.commands.arguments import AUDIO, CODES, attempt, find, parse, report_failures
 from audiovae.metrics.usage import code_counts, perplexity, usage
@@ -69,23 +69,41 @@ def audio_lines(path: Path) -> Iterator[str]:
 
 def code_lines(path: Path, prior: CodePrior | None = None) -> Iterator[str]:
     codes = Codes.load(path, prior)
-    yield (f"{path}: codes of {codes.seconds:.2f} s at {codes.sample_rate} Hz, {codes.kbps:.2f} kbit/s as "
-           f"stored, {codes.nominal_kbps:.2f} without entropy coding")
+    yield f"{path}: {_picture(codes, codes.canvas) if codes.canvas is not None else _recording(codes)}"
     yield f"  model       {codes.fingerprint}"
     count = sum(level.size for level in codes.levels)
-    nominal = sum(level.shape[1] * math.log2(math.prod(sizes)) for level, sizes in zip(
-        codes.levels, codes.num_codes, strict=True)) / count
+    nominal = codes.nominal_bits / count
     by = f"prior {codes.prior.fingerprint}" if codes.prior else "counting"
     yield f"  coded       {codes.bits_per_code:.2f} bits a code of {nominal:.2f}, by {by}"
     if codes.channels > 1:
         yield f"  channels    {codes.channels}"
     if codes.label is not None:
-        yield f"  speaker     {codes.label}"
+        yield f"  {'label' if codes.canvas else 'speaker':<11} {codes.label}"
     for number, (level, hop, sizes) in enumerate(zip(codes.levels, codes.hops, codes.num_codes, strict=True)):
-        yield f"  level {number}     {level.shape[1]} steps of {hop} samples, {len(sizes)} quantizers"
+        steps = f"{level.shape[1]} steps of {hop} samples" if codes.canvas is None else (
+            f"{_sides(codes.canvas.grids[number])} codes of hop {hop}, "
+            f"{level.shape[1] * math.log2(math.prod(sizes)):.1f} bits without entropy coding")
+        yield f"  level {number}     {steps}, {len(sizes)} quantizers"
         for stage, counts in enumerate(code_counts(level, sizes)):
             yield (f"    stage {stage:<3} {usage(counts):.0%} of {len(counts)} codes used, "
                    f"perplexity {perplexity(counts):.1f}")
+
+
+def _recording(codes: Codes) -> str:
+    return (f"codes of {codes.seconds:.2f} s at {codes.sample_rate} Hz, {codes.kbps:.2f} kbit/s as stored, "
+            f"{codes.nominal_kbps:.2f} without entropy coding")
+
+
+def _picture(codes: Codes, canvas: Canvas) -> str:
+    """Height and width first, then bits of the whole file and of the codes in it, each also by pixel."""
+    values = canvas.pixels * codes.channels * math.log2(canvas.values)
+    told = ", ".join(f"{bits:.0f} bits {how} ({bits / canvas.pixels:.2f} a pixel)" for bits, how in (
+        (codes.bits, "as stored"), (codes.nominal_bits, "of codes without entropy coding"), (values, "of values")))
+    return f"codes of a picture of {_sides(canvas.size)}, {told}"
+
+
+def _sides(sides: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sides))
 
 
 def corpus_lines(path: Path) -> Iterator[str]:

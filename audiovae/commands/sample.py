@@ -10,7 +10,7 @@ import tyro
 from tqdm import tqdm
 
 from audiovae.checkpoint import find_checkpoint, read_description
-from audiovae.commands.arguments import parse
+from audiovae.commands.arguments import parse, refuse
 from audiovae.errors import CheckpointError, ConfigError
 from audiovae.files import check_folder
 from audiovae.generate import (
@@ -26,8 +26,9 @@ from audiovae.generate import (
     work,
 )
 from audiovae.level_codec import AnyCodec, open_codec
-from audiovae.picture_samples import compression, from_model, from_priors, levels_shown, open_decoder, write_pictures
+from audiovae.picture_samples import from_model, from_priors, levels_shown, open_decoder, write_pictures
 from audiovae.priors import ABSENT
+from audiovae.report import compression
 from audiovae.songs import Place, check_free, decodable, given_codes, keep, kept, write_rough, write_songs
 
 
@@ -143,14 +144,10 @@ def _is_prior(path: Path) -> bool:
 
 def _pictures(arguments: Arguments, priors: list[PriorFile] | None) -> int:
     """Pictures by their priors, or by a model's own."""
-    usual = {field.name: field.default for field in fields(Arguments)}
     kept = {"priors", "output", "codec", "count", "batch", "label", "temperature", "reject", "seed"}
     kept |= {"top_k", "top_p", "guidance"} if priors is not None else set()
-    for name in usual.keys() - kept:
-        if getattr(arguments, name) != usual[name]:
-            raise ConfigError(f"--{name.replace('_', '-')} is not for pictures"
-                              f"{'' if priors is not None else ' of a model without priors over its codes'}: leave it "
-                              "out.")
+    refuse(arguments, {field.name for field in fields(Arguments)} - kept,
+           f"is not for pictures{'' if priors is not None else ' of a model without priors over its codes'}")
     check_folder(arguments.output)
     drawings = {} if priors is None else _drawings(arguments, priors)
     request = Request(1, arguments.count, 16 * arguments.batch, arguments.seed, (), arguments.label, None, drawings)

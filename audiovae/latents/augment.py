@@ -10,6 +10,7 @@ from torch import Tensor
 from audiovae.audio.io import write_audio
 from audiovae.errors import ConfigError, OutputError, ShapeError
 from audiovae.files import atomic_file, atomic_folder
+from audiovae.image.files import to_bytes, write_picture
 from audiovae.latents.coding import draw, encode, generate
 from audiovae.models import Model
 from audiovae.shapes import Condition
@@ -65,7 +66,7 @@ def write_variations(path: Path, variations: Tensor, label: Tensor | None = None
             raise OutputError(f"{path} cannot hold sound: name a folder.")
         with atomic_file(path) as temporary:
             y = label.repeat_interleave(variations.shape[1])
-            np.savez_compressed(temporary, x=_bytes(variations.flatten(0, 1)), y=y.numpy())
+            np.savez_compressed(temporary, x=to_bytes(variations.flatten(0, 1)), y=y.numpy())
         return count
     with atomic_folder(path) as temporary:
         for i, (group, k) in enumerate(zip(variations, map(int, label), strict=True)):
@@ -77,15 +78,3 @@ def write_variations(path: Path, variations: Tensor, label: Tensor | None = None
                 else:
                     write_picture(folder / f"{i:05d}-{j}.png", one)
     return count
-
-
-def write_picture(path: Path, x: Tensor) -> None:
-    """A picture (C, H, W) in [0, 1], C 1 or 3, as a .png of its very pixels."""
-    from PIL import Image
-
-    Image.fromarray(_bytes(x).transpose(1, 2, 0).squeeze(2) if len(x) == 1 else _bytes(x).transpose(1, 2, 0)).save(path)
-
-
-def _bytes(x: Tensor) -> np.ndarray:
-    """[0, 1] to the nearest of 256 levels."""
-    return x.clamp(0, 1).mul(255).round().byte().numpy()
