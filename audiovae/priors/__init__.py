@@ -8,6 +8,7 @@ from audiovae.priors.base import ABSENT, Drawing, Prior
 from audiovae.priors.conditions import ToldConfig, letters
 from audiovae.priors.masked import MaskedConfig, MaskedPrior
 from audiovae.priors.pixelcnn import PixelCNNPrior, PixelCNNPriorConfig
+from audiovae.priors.quantization import Weights, quantized
 from audiovae.priors.transformer import CausalConfig, CausalPrior
 
 PriorNetworkConfig = Annotated[CausalConfig | MaskedConfig | PixelCNNPriorConfig, Discriminator("kind")]
@@ -24,5 +25,7 @@ __all__ = [
     "Prior",
     "PriorNetworkConfig",
     "ToldConfig",
+    "Weights",
     "letters",
+    "quantized",
 ]
