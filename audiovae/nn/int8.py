@@ -1,7 +1,7 @@
 """Linear maps whose weights are whole numbers of 8 bits: a quarter of the bytes to read, on a processor.
 
-Weights have one scale an output, activations one a row, both symmetric (Jacob 2018, section 2.1, with zero points 0).
-Products are summed in whole numbers, so they are exact, the same in any batch and on any machine with the kernel.
+Weights have one scale an output, symmetric, and activations a scale and a zero point a row (Jacob 2018, section 2).
+Products are summed in whole numbers, row by row: exact, and so the same in any batch.
 """
 
 import warnings
@@ -11,70 +11,57 @@ from torch import Tensor, nn
 
 from audiovae.errors import ConfigError
 
-ENGINE = "fbgemm"
-MOST_WEIGHT = 127
-MOST_INPUT = 63  # 7 bits: without VNNI, pairs of products are summed in 16 bits, which 2 · 127 · 127 fits and no more
-MIDDLE = 64  # what stands for 0 in an input
+ENGINE, KERNEL = "fbgemm", "fbgemm_linear_int8_weight_fp32_activation"
+MOST = 63  # processors without VNNI sum pairs of products in 16 bits: 2 · 255 · 63 fits, twice as much does not
 
 
 class Int8Linear(nn.Module):
-    """A linear map without bias, in whole numbers q and k: y_o = s_o r Σ_i q_oi k_i.
+    """A linear map without bias, in whole numbers q and k: y_o = s_o r Σ_i q_oi (k_i - z).
 
-    q_oi = round(w_oi / s_o) with s_o = max_i |w_oi| / 127, and k_i = round(x_i / r) with r = max_i |x_i| / 63, of each
-    row x.
+    q_oi = round(w_oi / s_o) with s_o = max_i |w_oi| / 63; k_i = round(x_i / r) + z from 0 to 255, with r and z of each
+    row x such that 0 and all of it have their place.
 
     Shapes: (..., inputs) float32 -> (..., outputs). No gradient. ConfigError, see :func:`check_int8`.
 
     >>> w, x = torch.randn(8, 32), torch.randn(3, 32)
-    >>> linear = Int8Linear(w)
-    >>> bool((linear(x) - x @ w.T).norm() < 0.03 * (x @ w.T).norm())
+    >>> y = Int8Linear(w)(x)
+    >>> bool((y - x @ w.T).norm() < 0.03 * (x @ w.T).norm())
     True
     """
 
     def __init__(self, weight: Tensor):
         super().__init__()
         check_int8(weight.device)
-        self.outputs, self.inputs = weight.shape
-        with torch.no_grad():
-            scale = weight.float().abs().amax(1).clamp(min=1e-30) / MOST_WEIGHT
-            whole = (weight / scale[:, None]).round().to(torch.int8)
-        self.packed = packed(whole, scale)
-        self.product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
-
-    @property
-    def nbytes(self) -> int:
-        return self.inputs * self.outputs
+        weight = weight.detach().float()
+        self.scale = weight.abs().amax(1).clamp(min=1e-30) / MOST
+        self.whole = (weight / self.scale[:, None]).round().to(torch.int8)
+        rest = self.whole.sum(1, dtype=torch.int32), 1.0, 0, torch.zeros(len(weight))
+        kernel, whole, scale = getattr(torch, KERNEL), self.whole, self.scale
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the kernel is to go one day, which check_int8 will tell
+            packed = torch.fbgemm_pack_quantized_matrix(whole)
+            kernel(weight[:1], whole, packed, *rest)
+        self.row = lambda row: kernel(row, whole, packed, *rest).mul_(scale)  # (1, inputs)
 
     def weight(self) -> Tensor:
-        """s q (outputs, inputs), the weights that are left."""
-        return torch.ops.quantized.linear_unpack(self.packed)[0].dequantize()
+        """s q (outputs, inputs), what is left of the weights."""
+        return self.whole * self.scale[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
-        most = x.abs().amax(-1, keepdim=True)  # where it is 0, so is all that is multiplied by it
-        return self.product(x / most, 1 / MOST_INPUT, MIDDLE, self.packed) * most
+        if x.ndim == 2 and len(x) == 1:
+            return self.row(x)
+        rows = [self.row(row) for row in x.reshape(-1, x.shape[-1]).split(1)]  # many at once would share their scale
+        return torch.cat(rows).view(*x.shape[:-1], len(self.scale))
 
-
-def packed(whole: Tensor, scale: Tensor) -> torch.ScriptObject:
-    """int8 weights (outputs, inputs) and their scales (outputs,) as the kernel wants them."""
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = ENGINE
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tensors that carry their scales are to go from torch; 2.14 has no other way
-            tensor = torch._make_per_channel_quantized_tensor(whole, scale.double(), torch.zeros(len(scale), dtype=torch.int64), 0)
-        return torch.ops.quantized.linear_prepack(tensor, None)
-    finally:
-        torch.backends.quantized.engine = before
+    def __reduce__(self) -> tuple:
+        return type(self), (self.weight(),)  # what is packed cannot be copied
 
 
 def check_int8(device: torch.device) -> None:
-    """ConfigError unless this machine has the kernel and ``device`` is its processor."""
+    """ConfigError unless ``device`` is the processor and torch has the kernel for it."""
     if device.type != "cpu":
-        raise ConfigError(f"int8 weights are for processors, the model is on {device}: move it there, or take float32 "
-                          "weights.")
-    there = ENGINE in torch.backends.quantized.supported_engines
-    if not there or not hasattr(torch.ops.quantized, "linear_with_input_q_dq_qweight_dq_output_fp32") \
-            or not hasattr(torch, "_make_per_channel_quantized_tensor"):
-        raise ConfigError(f"int8 weights want torch's {ENGINE} kernels, which torch {torch.__version__} has not on "
-                          f"this machine (only {', '.join(torch.backends.quantized.supported_engines)}): take float32 "
-                          "weights.")
+        raise ConfigError(f"int8 weights are for the processor, the model is on {device}: move it there, or take "
+                          "float32 weights.")
+    if ENGINE not in torch.backends.quantized.supported_engines or not hasattr(torch, KERNEL):
+        raise ConfigError(f"int8 weights want the {ENGINE} kernels, which torch {torch.__version__} does not have on "
+                          "this machine: take float32 weights.")

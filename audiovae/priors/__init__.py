@@ -8,7 +8,7 @@ from audiovae.priors.base import ABSENT, Drawing, Prior
 from audiovae.priors.conditions import ToldConfig, letters
 from audiovae.priors.masked import MaskedConfig, MaskedPrior
 from audiovae.priors.pixelcnn import PixelCNNPrior, PixelCNNPriorConfig
-from audiovae.priors.quantization import Weights, quantized
+from audiovae.priors.quantization import Weights, check_quantizable, quantized
 from audiovae.priors.transformer import CausalConfig, CausalPrior
 
 PriorNetworkConfig = Annotated[CausalConfig | MaskedConfig | PixelCNNPriorConfig, Discriminator("kind")]
@@ -26,6 +26,7 @@ __all__ = [
     "PriorNetworkConfig",
     "ToldConfig",
     "Weights",
+    "check_quantizable",
     "letters",
     "quantized",
 ]

@@ -3,16 +3,18 @@
 from copy import deepcopy
 from typing import Literal, TypeVar
 
+import torch
 from torch import nn
 
 from audiovae.errors import ConfigError
-from audiovae.nn.int8 import Int8Linear
+from audiovae.nn.int8 import Int8Linear, check_int8
 from audiovae.priors.base import Prior
 from audiovae.priors.masked import MaskedPrior
 from audiovae.priors.transformer import CausalPrior
 
 P = TypeVar("P", bound=Prior)
 Weights = Literal["float32", "int8"]
+KINDS = ("causal", "masked")
 
 
 def quantized(prior: P) -> P:
@@ -31,10 +33,21 @@ def quantized(prior: P) -> P:
     9
     """
     if not isinstance(prior, CausalPrior | MaskedPrior):
-        raise ConfigError(f"int8 weights are for causal and masked priors, got a {type(prior).__name__}: take float32 "
-                          "weights.")
+        raise refusal(type(prior).__name__)
     linears = [module for module in prior.network.modules() if isinstance(module, nn.Linear)]
     if isinstance(prior, CausalPrior):
         linears.append(prior.head)
     made = {id(linear): Int8Linear(linear.weight) for linear in linears}  # a copy takes these where those stand
     return deepcopy(prior, made).eval().requires_grad_(False)  # type: ignore[arg-type]
+
+
+def check_quantizable(kind: str, name: str) -> None:
+    """ConfigError, as :func:`quantized` would raise, on the ``kind`` of a prior's configuration; it is ``name``."""
+    if kind not in KINDS:
+        raise refusal(f"prior of kind '{kind}', {name}")
+    check_int8(torch.device("cpu"))
+
+
+def refusal(what: str) -> ConfigError:
+    return ConfigError(f"int8 weights are for priors of the kinds {' and '.join(KINDS)}, got a {what}: take float32 "
+                       "weights.")
