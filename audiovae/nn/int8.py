@@ -13,6 +13,7 @@ from audiovae.errors import ConfigError
 
 ENGINE, KERNEL = "fbgemm", "fbgemm_linear_int8_weight_fp32_activation"
 MOST = 63  # processors without VNNI sum pairs of products in 16 bits: 2 · 255 · 63 fits, twice as much does not
+GAIN = 2.0**12  # of inputs: the kernel counts in steps of no less than 6e-5, too coarse for small ones
 
 
 class Int8Linear(nn.Module):
@@ -36,12 +37,12 @@ class Int8Linear(nn.Module):
         self.scale = weight.abs().amax(1).clamp(min=1e-30) / MOST
         self.whole = (weight / self.scale[:, None]).round().to(torch.int8)
         rest = self.whole.sum(1, dtype=torch.int32), 1.0, 0, torch.zeros(len(weight))
-        kernel, whole, scale = getattr(torch, KERNEL), self.whole, self.scale
+        kernel, whole, scale, gain = getattr(torch, KERNEL), self.whole, self.scale / GAIN, torch.full((1, 1), GAIN)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the kernel is to go one day, which check_int8 will tell
             packed = torch.fbgemm_pack_quantized_matrix(whole)
             kernel(weight[:1], whole, packed, *rest)
-        self.row = lambda row: kernel(row, whole, packed, *rest).mul_(scale)  # (1, inputs)
+        self.row = lambda row: kernel(row * gain, whole, packed, *rest).mul_(scale)  # (1, inputs)
 
     def weight(self) -> Tensor:
         """s q (outputs, inputs), what is left of the weights."""

@@ -76,14 +76,15 @@ class Attention(nn.Module):
             keys[:, :, start:start + length], values[:, :, start:start + length] = k, v
             k, v = keys[:, :, : start + length], values[:, :, : start + length]
         plain = self.causal and not self.window and not start
-        mask = None if plain or not self.causal or (length == 1 and not self.window) else self._mask(start, k.shape[2])
+        mask = None if plain or not self.causal or (length == 1 and not self.window) \
+            else self._mask(start, k.shape[2], x.device)
         # a flag where it will do: the fast kernels know "causal", not every mask
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=plain and length > 1)
         return self.out(h.transpose(1, 2).reshape(batch, length, dim))
 
-    def _mask(self, start: int, length: int) -> Tensor:
+    def _mask(self, start: int, length: int, device: torch.device) -> Tensor:
         """Which of ``length`` positions each from ``start`` on sees, (length - start, length) bool."""
-        places = torch.arange(length, device=self.out.weight.device)
+        places = torch.arange(length, device=device)
         back = places[start:, None] - places
         seen = back >= 0
         return seen & (back < self.window) if self.window else seen
