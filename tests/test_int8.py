@@ -1,7 +1,6 @@
 """Priors with 8-bit weights: products against their closed form, exact rows, nats a code, and the commands."""
 
 import copy
-import json
 import pickle
 
 import pytest
@@ -52,10 +51,10 @@ def test_an_error_is_within_what_rounding_can_do():
     torch.manual_seed(0)
     w, x = weights(40, 96), torch.randn(20, 96)
     linear, (_, step) = Int8Linear(w), closed_form(Int8Linear(w), x)
-    bound = x.abs().sum(1, keepdim=True) * linear.scale / 2 + step / 2 * linear.weight().abs().sum(1)
+    bound = x.abs().sum(1, keepdim=True) * linear.scale / 2 + step / 2 * linear.weight.abs().sum(1)
     error = (linear(x) - x @ w.T).abs()
     assert bool((error <= 1.01 * bound).all()) and error.max() > 0
-    assert bool(((linear.weight() - w).abs() <= 1.001 * linear.scale[:, None] / 2).all())
+    assert bool(((linear.weight - w).abs() <= 1.001 * linear.scale[:, None] / 2).all())
 
 
 def test_every_output_has_its_own_scale_and_every_row():

@@ -44,6 +44,7 @@ class Int8Linear(nn.Module):
             kernel(weight[:1], whole, packed, *rest)
         self.row = lambda row: kernel(row * gain, whole, packed, *rest).mul_(scale)  # (1, inputs)
 
+    @property
     def weight(self) -> Tensor:
         """s q (outputs, inputs), what is left of the weights."""
         return self.whole * self.scale[:, None]
@@ -55,7 +56,7 @@ class Int8Linear(nn.Module):
         return torch.cat(rows).view(*x.shape[:-1], len(self.scale))
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.weight(),)  # what is packed cannot be copied
+        return type(self), (self.weight,)  # what is packed cannot be copied
 
 
 def check_int8(device: torch.device) -> None:
