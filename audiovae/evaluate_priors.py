@@ -39,15 +39,15 @@ class PriorEvaluation:
     most: float
     rate: float | None
 
-    def table(self) -> Table:
-        """Means over all codes, with the interval over examples; kbit/s for audio."""
+    def table(self, name: str = "prior") -> Table:
+        """Means over all codes, with the interval over examples; kbit/s for audio. ``name`` is the prior's."""
         rows = []
-        for name, nats in (("every code alike", np.full_like(self.prior, self.most)), ("unigram", self.unigram),
-                           ("bigram", self.bigram), ("prior", self.prior)):
+        for what, nats in (("every code alike", np.full_like(self.prior, self.most)), ("unigram", self.unigram),
+                           ("bigram", self.bigram), (name, self.prior)):
             if nats is not None:
                 mean = float(np.average(nats, weights=self.codes))
                 spread = mean_interval(nats).half_width
-                rows.append((name, Interval(mean, spread, len(nats)), mean / math.log(2),
+                rows.append((what, Interval(mean, spread, len(nats)), mean / math.log(2),
                              None if self.rate is None else mean / math.log(2) * self.rate / 1000))
         return Table((f"{len(self.codes)} held-out", "nats a code", "bits a code", "kbit/s"), rows)
 

@@ -20,21 +20,22 @@ from audiovae.checkpoint import find_checkpoint, load_model, read_description
 from audiovae.config import from_dict
 from audiovae.errors import CheckpointError, ConfigError, LabelError, ShapeError, nearest
 from audiovae.models import PriorModel
-from audiovae.priors import ABSENT, Drawing, letters
+from audiovae.priors import ABSENT, Drawing, Weights, check_quantizable, letters
 from audiovae.seeds import generator
 from audiovae.shapes import CodeLevel, CodeSpec, Condition, DataSpec
 
 Steps = NDArray[np.int64]
-SMALL = 10_000_000  # weights
+SMALL = 40_000_000  # bytes of weights
 
 
 @dataclass(frozen=True)
 class PriorFile:
-    """A trained prior on disk: where, what it is over, and the model its run took the codes from."""
+    """A trained prior on disk: where, what it is over, the model its run took the codes from, and its kind."""
 
     path: Path
     data: DataSpec
     trained_on: str | None
+    kind: str
 
     @property
     def codes(self) -> CodeSpec:
@@ -47,10 +48,11 @@ class PriorFile:
         assert self.data.size is not None
         return self.data.size[0]
 
-    def load(self) -> PriorModel:
+    def load(self, weights: Weights = "float32") -> PriorModel:
+        """The model, of these weights; ConfigError where it cannot have them."""
         model = load_model(self.path)
         assert isinstance(model, PriorModel)
-        return model
+        return model.quantized() if weights == "int8" else model
 
 
 def open_priors(paths: Sequence[Path]) -> list[PriorFile]:
@@ -67,7 +69,8 @@ def open_priors(paths: Sequence[Path]) -> list[PriorFile]:
             raise CheckpointError(f"{path} is no prior but a model of kind '{kind}': name a run whose model.kind is "
                                   "\"prior\".")
         data = from_dict(DataSpec, description["data"], source=str(folder / "config.json"))
-        found.append(PriorFile(folder, data, description.get("experiment", {}).get("data", {}).get("model")))
+        found.append(PriorFile(folder, data, description.get("experiment", {}).get("data", {}).get("model"),
+                               description["model"]["prior"]["kind"]))
     found.sort(key=lambda prior: -prior.codes.level)
     for prior in found[1:]:
         if prior.codes.model != found[0].codes.model:
@@ -97,6 +100,7 @@ class Request:
     tags, label, text : names such as "genre=Waltz", a label, and words; each None or () where nothing is said.
     drawings : by level.
     overlap : of a window with the next, as a share of it.
+    weights : the numbers that priors compute with; others draw other songs.
     """
 
     samples: int
@@ -108,6 +112,7 @@ class Request:
     text: str | None = None
     drawings: dict[int, Drawing] = field(default_factory=dict)
     overlap: float = 0.5
+    weights: Weights = "float32"
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.count < 1 or self.batch < 1 or not 0 < self.overlap < 1:
@@ -187,10 +192,11 @@ def draw(priors: Sequence[PriorFile], request: Request, songs: dict[int, Steps],
     begun : what an earlier run had drawn of the same songs, gone on from. progress : told steps drawn. saved : called
     after every window. finished : called with a level once it is whole.
 
-    Raises LabelError on a name that a prior does not know.
+    Raises LabelError on a name that a prior does not know, ConfigError on weights that it cannot have.
     """
     for prior in priors:
         check_names(prior, request)
+        check_weights(prior, request)
     plans = list(work(priors, request, songs))
     songs = {level: codes.copy() for level, codes in (begun or songs).items()}
     for prior in priors:
@@ -202,7 +208,7 @@ def draw(priors: Sequence[PriorFile], request: Request, songs: dict[int, Steps],
                 if progress:
                     progress((last - first) * (stop - start))
                 continue
-            model = model or prior.load()
+            model = model or prior.load(request.weights)
             condition = conditioned(prior, request, songs, (first, last), (start, stop))
             dice = [generator(request.seed, song, level, start) for song in range(first, last)]
             told = Counter(last - first, stop - start, progress)
@@ -223,7 +229,7 @@ def fitting_threads(model: PriorModel) -> Iterator[None]:
     """One thread for a small network: its products are so short that a second thread only waits, and on a busy machine
     a song takes many times as long."""
     before = torch.get_num_threads()
-    if sum(weight.numel() for weight in model.parameters()) < SMALL:
+    if model.nbytes < SMALL:
         torch.set_num_threads(1)
     try:
         yield
@@ -277,6 +283,12 @@ def check_names(prior: PriorFile, request: Request) -> None:
         raise LabelError(f"prior {prior.path} knows no '{request.label}'; {told}.")
     if request.text and not prior.data.text:
         raise ConfigError(f"prior {prior.path} was trained without text: leave it out, or train with data.text.")
+
+
+def check_weights(prior: PriorFile, request: Request) -> None:
+    """ConfigError on int8 weights of a prior that cannot have them, told before any is loaded."""
+    if request.weights == "int8":
+        check_quantizable(prior.kind, str(prior.path))
 
 
 def to_json(request: Request, priors: Sequence[PriorFile]) -> str:

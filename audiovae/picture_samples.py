@@ -19,7 +19,7 @@ from audiovae.config import from_dict
 from audiovae.errors import CheckpointError, ConfigError, LabelError, nearest
 from audiovae.files import atomic_folder
 from audiovae.gallery.exhibit import Exhibit, show
-from audiovae.generate import PriorFile, Request, check_model, check_names
+from audiovae.generate import PriorFile, Request, check_model, check_names, check_weights
 from audiovae.image.features import classifier_of
 from audiovae.image.files import write_picture
 from audiovae.image.source import ImageSource
@@ -62,14 +62,15 @@ def draw_codes(priors: Sequence[PriorFile], request: Request, given: Codes | Non
                progress: Callable[[int], object] | None = None) -> Codes:
     """Codes (count, Q, H, W) of every prior's level, those ``given`` kept; another ``again`` is another draw.
 
-    Raises LabelError on a label that a prior was not trained with.
+    Raises LabelError on a label that a prior was not trained with, ConfigError on weights that it cannot have.
     """
     for prior in priors:
         check_names(prior, request)
+        check_weights(prior, request)
     codes = dict(given or {})
     for prior in (prior for prior in priors if prior.codes.level not in codes):
         level, label, parts = prior.codes.level, _index(prior, request.label), []
-        model: PriorModel = prior.load()
+        model: PriorModel = prior.load(request.weights)
         assert prior.data.size is not None
         for first in range(0, request.count, request.batch):
             last = min(first + request.batch, request.count)
@@ -95,8 +96,9 @@ def from_priors(priors: Sequence[PriorFile], model: Model, request: Request, rej
     how = " and ".join(f"level {prior.codes.level} at {_how(request.drawings.get(prior.codes.level, Drawing()))}"
                        for prior in priors)
     keep, said = likeliest(x, read_description(priors[0].path), request, reject)
+    numbers = "" if request.weights == "float32" else f", {request.weights} weights"
     return Drawn(x[keep], {level: its[keep] for level, its in codes.items()},
-                 f"{request.count} pictures{_asked(request.label)}, {how}, seed {request.seed}.{said}", request.label)
+                 f"{request.count} pictures{_asked(request.label)}, {how}, seed {request.seed}{numbers}.{said}", request.label)
 
 
 def from_model(path: Path, request: Request, temperature: float = 1.0, reject: int = 1) -> tuple[Model, Drawn]:

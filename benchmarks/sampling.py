@@ -3,8 +3,10 @@
     pip install -e '.[benchmark]'
     python benchmarks/sampling.py [--steps 200]
 
-Processor milliseconds a code: ours, transformers' ``generate`` with a GPT-2 of the same shape and its cache, and one
-product of each weight matrix with a vector, which no network of this size can beat. They take turns.
+Processor milliseconds a code: ours, in float32 and with int8 weights; transformers' ``generate`` with a GPT-2 of the
+same shape and its cache; and one product of each weight matrix with a vector, in float32 and in int8, which no network
+of this size can beat. They take turns. Weights are random: what int8 costs in nats a code, `audiovae evaluate
+--weights int8` says of a trained prior.
 """
 
 import argparse
@@ -15,7 +17,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from audiovae.priors import CausalConfig, Drawing
+from audiovae.nn.int8 import Int8Linear
+from audiovae.priors import CausalConfig, CausalPrior, Drawing, quantized
 from audiovae.shapes import CodeSpec, DataSpec
 
 DIM, DEPTH, HEADS, CODES = 512, 12, 8, 2048
@@ -46,25 +49,33 @@ def main() -> None:
     prior = CausalConfig(dim=DIM, depth=DEPTH, heads=HEADS).build(data).eval()
     peer = GPT2LMHeadModel(GPT2Config(vocab_size=CODES, n_positions=1024, n_embd=DIM, n_layer=DEPTH, n_head=HEADS,
                                       bos_token_id=0, eos_token_id=None, pad_token_id=0)).eval()
-    matrices = [m.weight for m in prior.modules() if isinstance(m, nn.Linear)]
-    vectors = {w.shape[1]: torch.randn(1, w.shape[1]) for w in matrices}
+    small = quantized(prior)
 
-    @torch.inference_mode()
-    def floor() -> None:
-        for _ in range(args.steps):
-            for w in matrices:
-                nn.functional.linear(vectors[w.shape[1]], w)
+    def drawn(network: CausalPrior) -> Callable[[], object]:
+        return lambda: network.sample((args.steps,), None, Drawing(), [torch.Generator().manual_seed(0)])
 
-    def ours() -> None:
-        prior.sample((args.steps,), None, Drawing(), [torch.Generator().manual_seed(0)])
+    def products(network: CausalPrior) -> Callable[[], object]:
+        maps = [m for m in network.modules() if isinstance(m, nn.Linear | Int8Linear)]
+        pairs = [(m.row if isinstance(m, Int8Linear) else m, torch.randn(1, m.weight.shape[1])) for m in maps]
+
+        @torch.inference_mode()
+        def floor() -> None:
+            for _ in range(args.steps):
+                for product, vector in pairs:
+                    product(vector)
+
+        return floor
 
     def theirs() -> None:
         peer.generate(torch.zeros(1, 1, dtype=torch.int64), max_new_tokens=args.steps, do_sample=True)
 
-    times = milliseconds(args.repeats, args.steps, ours, theirs, floor)
-    print(f"{'':28}{'ms a code':>10}{'codes a second':>16}{'ours is':>9}")
-    for name, value in zip(("audiovae", "transformers' generate", "products with the weights"), times, strict=True):
-        print(f"{name:28}{value:10.1f}{1e3 / value:16.0f}{value / times[0]:8.2f}x")
+    acts = {"audiovae": drawn(prior), "audiovae, int8": drawn(small), "transformers' generate": theirs,
+            "products with the weights": products(prior), "products in int8": products(small)}
+    times = dict(zip(acts, milliseconds(args.repeats, args.steps, *acts.values()), strict=True))
+    peer_time = times["transformers' generate"]
+    print(f"{'':28}{'ms a code':>10}{'codes a second':>16}{'speed to generate':>19}")
+    for name, value in times.items():
+        print(f"{name:28}{value:10.1f}{1e3 / value:16.0f}{peer_time / value:18.2f}x")
 
 
 if __name__ == "__main__":

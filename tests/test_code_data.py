@@ -163,3 +163,12 @@ def test_a_prior_is_measured_by_the_command(codec, corpus, tmp_path, capsys):
     with torch.no_grad():
         nats = sum(float(model.log_prob(b.x, b.condition).sum()) for b in source.stretches(index, 1))
     assert result.prior[0] == pytest.approx(-nats / codes.size, rel=1e-5) and result.codes[0] == codes.size
+    assert main(["evaluate", "--model", str(tmp_path / "run"), "--split", "valid", "--weights", "int8", "-o",
+                 str(tmp_path / "small")]) == 0
+    assert "prior, int8 weights" in capsys.readouterr().out
+    small = evaluate_prior(model.quantized(), source, "valid")
+    assert small.prior == pytest.approx(result.prior, rel=0.01) and (small.prior != result.prior).any()
+    told = json.loads((tmp_path / "small" / "evaluation.json").read_text())["measures"][-1]
+    assert told["nats a code"]["mean"] == pytest.approx(float(np.average(small.prior, weights=small.codes)))
+    assert main(["evaluate", "--model", codec, "--weights", "int8", corpus]) == 2
+    assert "for priors over codes" in capsys.readouterr().err

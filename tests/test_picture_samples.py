@@ -128,6 +128,8 @@ def test_rejection_keeps_those_of_the_label(trained):
     (["top"], ["--label", "eleven"], "knows no 'eleven'"),
     (["vae"], ["--label", "3"], "told no labels"),
     (["vae"], ["--guidance", "2"], "--guidance is not for pictures"),
+    (["vae"], ["--weights", "int8"], "--weights is not for pictures"),
+    (["bottom", "top"], ["--weights", "int8"], "got a prior of kind 'pixelcnn'"),
     (["top"], ["--minutes", "1"], "--minutes is not for pictures"),
     (["top"], ["--reject", "4"], "a --label"),
     (["top"], ["--temperature", "1", "2"], "one value"),

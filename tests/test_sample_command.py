@@ -192,3 +192,26 @@ def test_a_disk_that_fills_loses_nothing_that_was_drawn(trained, tmp_path, capsy
 def test_one_prior_alone_makes_a_song_from_its_level(trained, tmp_path):
     assert sample(trained, "-o", tmp_path / "top.wav", "--minutes", 0.005, priors=("top",)) == 0
     assert read_audio(tmp_path / "top.wav")[0].shape == (1, 2400)
+
+
+def test_int8_weights_draw_the_same_songs_in_any_batch_and_are_told_in_their_tags(trained, tmp_path, capsys):
+    words = ("--minutes", 0.005, "--count", 2, "--weights", "int8")
+    assert sample(trained, "-o", tmp_path / "a", *words, "--batch", 2) == 0
+    assert sample(trained, "-o", tmp_path / "b", *words, "--batch", 1) == 0
+    for name in ("song-1.codes", "song-2.wav"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    with soundfile.SoundFile(tmp_path / "a" / "song-1.wav") as file:
+        assert json.loads(file.comment)["weights"] == "int8"
+    assert "int8" in (tmp_path / "a" / "song.html").read_text()
+    assert sample(trained, "-o", tmp_path / "c", *words[:-1], "int4") == 2
+    assert "int8" in capsys.readouterr().err
+
+
+def test_int8_weights_are_what_a_loaded_prior_computes_with(trained):
+    file, = generate.open_priors([trained / "top"])
+    model, small = file.load(), file.load("int8")
+    codes = torch.randint(16, (3, 1, 16))
+    with torch.no_grad():
+        wanted, got = model.log_prob(codes), small.log_prob(codes)
+    assert not torch.equal(got, wanted) and torch.allclose(got, wanted, rtol=0.01)
+    assert small.nbytes < model.nbytes

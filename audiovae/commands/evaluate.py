@@ -23,6 +23,7 @@ from audiovae.errors import AudiovaeError, ConfigError, CorpusError, OutputError
 from audiovae.evaluate import Clip, Evaluation, evaluate_each
 from audiovae.files import Input, atomic_file
 from audiovae.level_codec import AnyCodec, MultiresCodec, codec_of
+from audiovae.priors import Weights
 from audiovae.report import Report, Table, draw_codes, draw_spectrograms, draw_usage
 from audiovae.transcode import Recording
 from audiovae.voices import is_voice_model
@@ -64,6 +65,8 @@ class Arguments:
     network: Literal["auto", "classifier", "inception"] = "auto"
     """Whose features they are scored in: Inception's (then it is FID) or those of a classifier of the data, trained for
     it; auto takes Inception where its weights are on disk."""
+    weights: Weights = "float32"
+    """int8 measures a prior over codes as `audiovae sample --weights int8` draws from it."""
     seed: int = 0
     """Another seed draws other recordings, pictures and latents."""
     threads: int | None = None
@@ -91,7 +94,11 @@ def main(argv: list[str]) -> int:
         raise OutputError(f"{arguments.output} is a file: name a folder.")
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    if read_description(find_checkpoint(arguments.model))["data"]["sample_rate"] is None:
+    description = read_description(find_checkpoint(arguments.model))
+    if arguments.weights != "float32" and description["model"]["kind"] != "prior":
+        raise ConfigError(f"--weights {arguments.weights} is for priors over codes, {arguments.model} is of kind "
+                          f"'{description['model']['kind']}': leave it out.")
+    if description["data"]["sample_rate"] is None:
         return _of_pictures(arguments, settings)
     model = load_model(arguments.model)
     if not getattr(getattr(model, "bottleneck", None), "is_discrete", True):

@@ -20,20 +20,24 @@ if TYPE_CHECKING:
 
 def run(asked: "Arguments", settings: dict[str, str | list[str]]) -> int:
     """Measure, print the table, and write evaluation.json and evaluation.html where an output is named."""
-    model, source = load_model(asked.model), own_data(asked.model, load_model(asked.model).data, settings)
+    model = load_model(asked.model)
+    source = own_data(asked.model, model.data, settings)
     assert isinstance(model, PriorModel) and isinstance(source, AudioCodes | PictureCodes)
     ours, theirs = model.data.codes, source.spec.codes
     if ours != theirs:
         raise CheckpointError(f"prior {asked.model} is over {ours}, but its data now gives {theirs}: was the model "
                               "of the codes trained on since? Name the one it was with --data.model.")
+    name = "prior"
+    if asked.weights == "int8":
+        model, name = model.quantized(), "prior, int8 weights"
     with tqdm(unit="example", disable=None) as bar:
         result = evaluate_prior(model, source, asked.split, asked.limit, bar.update)
-    table = result.table()
+    table = result.table(name)
     print(table.text())
     if asked.output is not None:
         with atomic_file(asked.output / "evaluation.json") as temporary:
             temporary.write_text(json.dumps({"measures": json.loads(table.json())}, indent=1) + "\n")
-        report = Report("Evaluation", lead=f"{asked.model}, a prior, on the {asked.split} part of its data.")
+        report = Report("Evaluation", lead=f"{asked.model}, a {name}, on the {asked.split} part of its data.")
         report.table(table)
         log = asked.model / "log.jsonl"
         if log.exists():

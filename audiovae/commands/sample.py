@@ -27,7 +27,7 @@ from audiovae.generate import (
 )
 from audiovae.level_codec import AnyCodec, open_codec
 from audiovae.picture_samples import from_model, from_priors, levels_shown, open_decoder, write_pictures
-from audiovae.priors import ABSENT
+from audiovae.priors import ABSENT, Weights
 from audiovae.report import compression
 from audiovae.songs import Place, check_free, decodable, given_codes, keep, kept, write_rough, write_songs
 
@@ -88,6 +88,9 @@ class Arguments:
     """Code file whose slowest level is kept, and the levels below drawn anew."""
     overlap: float = 0.5
     """Of windows with each other, in songs longer than a prior's context, as a share of it."""
+    weights: Weights = "float32"
+    """int8: a prior's large products in whole numbers, on the processor; faster, and of other songs. `audiovae evaluate
+    --weights int8` says what it costs in nats a code."""
     seed: int = 0
     """The same seed and settings give the same songs."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -145,12 +148,13 @@ def _is_prior(path: Path) -> bool:
 def _pictures(arguments: Arguments, priors: list[PriorFile] | None) -> int:
     """Pictures by their priors, or by a model's own."""
     kept = {"priors", "output", "codec", "count", "batch", "label", "temperature", "reject", "seed"}
-    kept |= {"top_k", "top_p", "guidance"} if priors is not None else set()
+    kept |= {"top_k", "top_p", "guidance", "weights"} if priors is not None else set()
     refuse(arguments, {field.name for field in fields(Arguments)} - kept,
            f"is not for pictures{'' if priors is not None else ' of a model without priors over its codes'}")
     check_folder(arguments.output)
     drawings = {} if priors is None else _drawings(arguments, priors)
-    request = Request(1, arguments.count, 16 * arguments.batch, arguments.seed, (), arguments.label, None, drawings)
+    request = Request(1, arguments.count, 16 * arguments.batch, arguments.seed, (), arguments.label, None, drawings,
+                      weights=arguments.weights)
     if priors is None:
         model, drawn = from_model(arguments.priors[0], request, _of_level("temperature", arguments.temperature, 0, 1),
                                   arguments.reject)
@@ -215,7 +219,7 @@ def _request(arguments: Arguments, priors: list[PriorFile], codec: AnyCodec, giv
         raise ConfigError(f"--minutes {samples / codec.sample_rate / 60:g} is no longer than the prime "
                           f"({there / codec.sample_rate:.1f} s): ask for more, or take less of it by --prime-seconds.")
     return Request(samples, arguments.count, arguments.batch, arguments.seed, arguments.tags, arguments.label,
-                   arguments.text, _drawings(arguments, priors), arguments.overlap)
+                   arguments.text, _drawings(arguments, priors), arguments.overlap, arguments.weights)
 
 
 def _drawings(arguments: Arguments, priors: list[PriorFile]) -> dict[int, Drawing]:

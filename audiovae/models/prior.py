@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from audiovae.config import Config
 from audiovae.errors import ConfigError
 from audiovae.likelihoods.base import Likelihood, Measure
-from audiovae.priors import CausalConfig, Drawing, Prior, PriorNetworkConfig
+from audiovae.nn.int8 import Int8Linear
+from audiovae.priors import CausalConfig, Drawing, Prior, PriorNetworkConfig, quantized
 from audiovae.priors.base import Progress
 from audiovae.shapes import CodeLevel, Condition, DataSpec, Output, fixed_size
 
@@ -71,6 +72,16 @@ class PriorModel(nn.Module):
         seeds = torch.randint(2**62, (count,), generator=generator)
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         return self.draw(generators, size or fixed_size("sample", self.data), condition, Drawing(temperature))
+
+    def quantized(self) -> "PriorModel":
+        """A copy with 8-bit weights, see :func:`audiovae.priors.quantized`."""
+        return PriorModel(quantized(self.prior), self.data).eval()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its weights."""
+        whole = sum(module.whole.numel() for module in self.modules() if isinstance(module, Int8Linear))
+        return whole + sum(weight.numel() * weight.element_size() for weight in self.parameters())
 
     def draw(self, generators: Sequence[torch.Generator], size: tuple[int, ...], condition: Condition | None = None,
              drawing: Drawing = PLAIN, prime: Tensor | None = None, progress: Progress | None = None) -> Tensor:

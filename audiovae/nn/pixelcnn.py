@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiovae.errors import ConfigError, ShapeError
-from audiovae.nn.transformer import Cache, Transformer
+from audiovae.nn.stepping import Caches
+from audiovae.nn.transformer import Transformer
 from audiovae.shapes import check
 
 
@@ -85,7 +86,7 @@ class Recall(nn.Module):
         self.out = nn.Linear(width, width)
         nn.init.normal_(self.out.weight, std=0.02)
 
-    def forward(self, before: Tensor, told: Tensor, caches: list[Cache] | None = None) -> Tensor:
+    def forward(self, before: Tensor, told: Tensor, caches: Caches | None = None) -> Tensor:
         """What stands before each place (B, width + seen, H, W), and what is told it (B, 2 width, H, W)."""
         x = self.into(torch.cat([before, told], dim=1).flatten(2).transpose(1, 2))
         x = self.out(self.network(x, caches=caches))

@@ -12,30 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from audiovae.errors import ConfigError, ShapeError
+from audiovae.errors import ConfigError
+from audiovae.nn.stepping import Caches, Stepper
 
-
-class Cache:
-    """Keys and values that a layer has made so far, (B, heads, room, width of a head) each, filled from the left.
-
-    >>> cache = Cache(batch=1, heads=2, room=4, dim=3, like=torch.zeros(1))
-    >>> keys, values = cache.append(torch.ones(1, 2, 2, 3), torch.zeros(1, 2, 2, 3))
-    >>> keys.shape, cache.length
-    (torch.Size([1, 2, 2, 3]), 2)
-    """
-
-    def __init__(self, batch: int, heads: int, room: int, dim: int, like: Tensor):
-        self.keys, self.values = (like.new_zeros(batch, heads, room, dim) for _ in range(2))
-        self.length = 0
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add some, and give all there are; ShapeError where there is no room."""
-        end = self.length + keys.shape[2]
-        if end > self.keys.shape[2]:
-            raise ShapeError(f"Cache wants at most {self.keys.shape[2]} positions, got {end}: give it more room.")
-        self.keys[:, :, self.length:end], self.values[:, :, self.length:end] = keys, values
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+# keys and values of a layer (B, heads, room, width of a head), and how many of them are there
+Past = tuple[Tensor, Tensor, int]
 
 
 class Rotary(nn.Module):
@@ -64,7 +45,7 @@ class Rotary(nn.Module):
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x (B, heads, L, dim), feature i paired with feature i + dim / 2, turned as :class:`Rotary` says."""
     half = x.shape[-1] // 2
-    return x * cos.to(x.dtype) + x.roll(half, -1) * sin.to(x.dtype)
+    return torch.addcmul(x * cos.to(x.dtype), x.roll(half, -1), sin.to(x.dtype))
 
 
 class Attention(nn.Module):
@@ -84,23 +65,26 @@ class Attention(nn.Module):
         self.into = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], cache: Cache | None = None) -> Tensor:
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], past: Past | None = None) -> Tensor:
         batch, length, dim = x.shape
         heads = self.into(x).view(batch, length, 3 * self.heads, -1).transpose(1, 2)
         both, v = turned(heads[:, : 2 * self.heads], *turns), heads[:, 2 * self.heads:]
         q, k = both[:, : self.heads], both[:, self.heads:]
-        start = cache.length if cache is not None else 0
-        if cache is not None:
-            k, v = cache.append(k, v)
+        start = 0
+        if past is not None:
+            keys, values, start = past
+            keys[:, :, start:start + length], values[:, :, start:start + length] = k, v
+            k, v = keys[:, :, : start + length], values[:, :, : start + length]
         plain = self.causal and not self.window and not start
-        mask = None if plain or not self.causal or (length == 1 and not self.window) else self._mask(start, k.shape[2])
+        mask = None if plain or not self.causal or (length == 1 and not self.window) \
+            else self._mask(start, k.shape[2], x.device)
         # a flag where it will do: the fast kernels know "causal", not every mask
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=plain and length > 1)
         return self.out(h.transpose(1, 2).reshape(batch, length, dim))
 
-    def _mask(self, start: int, length: int) -> Tensor:
+    def _mask(self, start: int, length: int, device: torch.device) -> Tensor:
         """Which of ``length`` positions each from ``start`` on sees, (length - start, length) bool."""
-        places = torch.arange(length, device=self.out.weight.device)
+        places = torch.arange(length, device=device)
         back = places[start:, None] - places
         seen = back >= 0
         return seen & (back < self.window) if self.window else seen
@@ -122,9 +106,16 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-                   for part in (self.query(x), *self.into(context).chunk(2, dim=-1)))
+        q, (k, v) = self._parted(self.query(x)), self.told(context)
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    def told(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a context, (B, heads, N, width of a head) each."""
+        keys, values = self.into(context).chunk(2, dim=-1)
+        return self._parted(keys), self._parted(values)
+
+    def _parted(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class GatedPerceptron(nn.Module):
@@ -152,8 +143,8 @@ class TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], context: Tensor | None = None,
-                cache: Cache | None = None) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), turns, cache))
+                past: Past | None = None) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), turns, past))
         if self.cross is not None and self.cross_norm is not None and context is not None:
             x = x + self.dropout(self.cross(self.cross_norm(x), context))
         return x + self.dropout(self.perceptron(self.perceptron_norm(x)))
@@ -185,7 +176,7 @@ class Transformer(nn.Module):
         super().__init__()
         if dim % (2 * heads):
             raise ConfigError(f"Transformer wants a width that is a multiple of twice its heads, got {dim}, {heads}.")
-        self.dim, self.heads, self.remember = dim, heads, remember
+        self.dim, self.heads, self.window, self.remember = dim, heads, window, remember
         self.rotary = Rotary(dim // heads)
         self.layers = nn.ModuleList(  # type: ignore[assignment]
             TransformerLayer(dim, heads, causal, window, context_dim, dropout) for _ in range(depth))
@@ -195,17 +186,21 @@ class Transformer(nn.Module):
                 if linear is not None:
                     nn.init.normal_(linear.weight, std=0.02 / (2 * depth) ** 0.5)
 
-    def caches(self, batch: int, room: int) -> list[Cache]:
-        """An empty cache a layer, for sequences of up to ``room``."""
-        like = self.norm.weight
-        return [Cache(batch, self.heads, room, self.dim // self.heads, like) for _ in self.layers]
+    def caches(self, batch: int, room: int) -> Caches:
+        """Empty ones, for sequences of up to ``room``."""
+        return Caches(len(self.layers), batch, self.heads, room, self.dim // self.heads, self.norm.weight)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, caches: list[Cache] | None = None) -> Tensor:
-        start = caches[0].length if caches else 0
+    def forward(self, x: Tensor, context: Tensor | None = None, caches: Caches | None = None) -> Tensor:
+        """With ``caches``, what goes on from the places they hold, under the same context all along."""
+        if caches is not None and x.shape[1] == 1 and not self.training and not torch.is_grad_enabled():
+            caches.stepper = caches.stepper or Stepper(self, caches.room, context)
+            return caches.stepper(x[:, 0], caches)[:, None]
+        start = caches.grow(x.shape[1]) if caches is not None else 0
         turns = self.rotary(start, start + x.shape[1])
         for index, layer in enumerate(self.layers):
             if self.remember or not torch.is_grad_enabled():
-                x = layer(x, turns, context, caches[index] if caches is not None else None)
+                past = (caches.keys[index], caches.values[index], start) if caches is not None else None
+                x = layer(x, turns, context, past)
             else:
                 x = checkpoint(layer, x, turns, context, use_reentrant=False)  # type: ignore[assignment]
         return self.norm(x)

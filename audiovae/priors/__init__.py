@@ -8,6 +8,7 @@ from audiovae.priors.base import ABSENT, Drawing, Prior
 from audiovae.priors.conditions import ToldConfig, letters
 from audiovae.priors.masked import MaskedConfig, MaskedPrior
 from audiovae.priors.pixelcnn import PixelCNNPrior, PixelCNNPriorConfig
+from audiovae.priors.quantization import Weights, check_quantizable, quantized
 from audiovae.priors.transformer import CausalConfig, CausalPrior
 
 PriorNetworkConfig = Annotated[CausalConfig | MaskedConfig | PixelCNNPriorConfig, Discriminator("kind")]
@@ -24,5 +25,8 @@ __all__ = [
     "Prior",
     "PriorNetworkConfig",
     "ToldConfig",
+    "Weights",
+    "check_quantizable",
     "letters",
+    "quantized",
 ]

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from audiovae.config import Config, Count, Decay, Whole
 from audiovae.errors import ShapeError
-from audiovae.nn.transformer import Cache, Transformer
+from audiovae.nn.stepping import Caches
+from audiovae.nn.transformer import Transformer
 from audiovae.priors.base import ABSENT, Drawing, Prior, Progress, numbers, one_size
 from audiovae.priors.conditions import Listener, Told, ToldConfig
 from audiovae.shapes import Condition, DataSpec
@@ -116,13 +117,13 @@ class CausalPrior(Prior):
         known = int((there | (delayed(torch.zeros_like(given)) < 0)).all(1).all(0).long().cumprod(0).sum())
         caches = [self.network.caches(batch, places.shape[-1]) for _ in told]
         before = F.pad(places, (1, 0), value=ABSENT)
+        wanted = ~there & (delayed(torch.zeros_like(given)) >= 0)
         done = 0
         for place in range(known, places.shape[-1]):
             heads = [self._logits(before[..., done:place + 1], t, c, done)[:, :, -1]
                      for t, c in zip(told, caches, strict=True)]
             drawn = drawing.draw(drawing.guided(heads[0], heads[1] if len(heads) > 1 else None), dice[..., place])
-            live = (torch.arange(self.rows) <= place) & (place - torch.arange(self.rows) < steps)
-            drawn = torch.where(live & ~there[..., place], drawn, places[..., place])
+            drawn = torch.where(wanted[..., place], drawn, places[..., place])
             places[..., place], done = drawn, place + 1
             before[..., place + 1] = drawn
             if progress is not None:
@@ -135,7 +136,7 @@ class CausalPrior(Prior):
             told.along = F.pad(told.along, (0, 0, 0, self.rows - 1))
         return told
 
-    def _logits(self, before: Tensor, told: Told, caches: list[Cache] | None = None, start: int = 0) -> Tensor:
+    def _logits(self, before: Tensor, told: Told, caches: Caches | None = None, start: int = 0) -> Tensor:
         """What stands before each place (B, Q, S), the first of them ``start`` -> (B, Q, S, K)."""
         x = self.embedding(before) + told.vector[:, None]
         if told.along is not None:
