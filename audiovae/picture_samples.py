@@ -98,7 +98,8 @@ def from_priors(priors: Sequence[PriorFile], model: Model, request: Request, rej
     keep, said = likeliest(x, read_description(priors[0].path), request, reject)
     numbers = "" if request.weights == "float32" else f", {request.weights} weights"
     return Drawn(x[keep], {level: its[keep] for level, its in codes.items()},
-                 f"{request.count} pictures{_asked(request.label)}, {how}, seed {request.seed}{numbers}.{said}", request.label)
+                 f"{request.count} pictures{_asked(request.label)}, {how}, seed {request.seed}{numbers}.{said}",
+                 request.label)
 
 
 def from_model(path: Path, request: Request, temperature: float = 1.0, reject: int = 1) -> tuple[Model, Drawn]:
