@@ -15,8 +15,9 @@ from audiovae.audio.corpus import Corpus, Utterance
 from audiovae.audio.prepare import MUSIC, prepare_corpus
 from audiovae.audio.tags import read_tag_table, read_tags
 from audiovae.cli import main
-from audiovae.data import AudioData, SpectrogramData
+from audiovae.data import AudioData
 from audiovae.errors import ConfigError, CorpusError
+from audiovae.spectrogram_data import SpectrogramData
 from audiovae.voice_data import VoiceData
 
 RATE = 8000

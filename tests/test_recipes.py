@@ -12,10 +12,11 @@ from sklearn.datasets import load_digits
 from audiovae.checkpoint import save_model
 from audiovae.code_data import CodesData
 from audiovae.config import read
-from audiovae.data import AudioData, SpectrogramData
+from audiovae.data import AudioData
 from audiovae.image.sets import ArchiveData, FolderData
 from audiovae.models import HierarchicalConfig, LadderConfig, LevelConfig, ModelConfig, MultiresConfig
 from audiovae.shapes import DataSpec
+from audiovae.spectrogram_data import SpectrogramData
 from audiovae.train import Experiment, train
 from audiovae.voice_data import VoiceData
 
