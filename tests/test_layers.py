@@ -16,8 +16,8 @@ LAYERS = [
     ("blocks", "batches", "checkpoint", "codes", "rates", "codec", "level_codec", "streams", "transcode", "convert",
      "differential", "voices", "enrolment", "equalisation",
      "export", "latents", "lm", "shards", "engines", "corpus_encoding", "generate"),
-    ("metrics", "data", "code_data", "voice_data", "spectrogram_data", "collapse", "optim", "preview", "run", "train", "prior_training",
-     "report", "gallery", "evaluate", "evaluate_images", "evaluate_priors",
+    ("metrics", "data", "code_data", "voice_data", "spectrogram_data", "collapse", "optim", "preview", "run", "train",
+     "prior_training", "report", "gallery", "evaluate", "evaluate_images", "evaluate_priors",
      "songs", "picture_samples", "spectrogram_samples"),
     ("cli", "commands"),
 ]

@@ -22,7 +22,7 @@ from audiovae.latents import generate, locate
 from audiovae.latents.coding import autoencoder
 from audiovae.metrics.latents import fitted_draws
 from audiovae.models import Autoencoder, Ladder, Model
-from audiovae.shapes import Batch, Condition
+from audiovae.shapes import Batch, Condition, MelSpec
 from audiovae.spectrogram_data import SpectrogramSource
 
 MOST = 10_000  # training examples, where some stand for all
@@ -58,6 +58,11 @@ class Study:
     def sample_rate(self) -> int | None:
         """Hz, of sound; None for pictures."""
         return self.model.data.sample_rate
+
+    @property
+    def mel(self) -> MelSpec | None:
+        """What pictures are spectrograms of; None where they are of no sound."""
+        return self.model.data.mel
 
     def told(self, batch: Batch, part: slice = slice(None)) -> Condition | None:
         """What the model is told of examples; None where it is told nothing."""
