@@ -108,7 +108,8 @@ def test_a_crop_sees_beyond_its_edges(tiny_corpus):
     for x, name in zip(batch.x, batch.names, strict=True):
         key, start = name.removesuffix(" s").split(" @ ")
         wave = torch.from_numpy(next(corpus.audio(u) for u in corpus.all if u.id == key))
-        near = range(max(round(float(start) * 16_000) - 90, 0), round(float(start) * 16_000) + 90)  # the name is rounded
+        told = round(float(start) * 16_000)  # to a hundredth of a second
+        near = range(max(told - 90, 0), told + 90)
         padded = torch.nn.functional.pad(wave, (512, TILE + 512))
         errors = [(unit_log_mel(SPEC)(padded[None, None, s:s + TILE + 1024])[0, :, 4:20].clamp(0, 1) - x[0]).abs().max()
                   for s in near]
