@@ -133,6 +133,8 @@ def test_bits_are_counted(trained):
     (["vae"], ["--guidance", "2"], "--guidance is not for pictures"),
     (["top"], ["--minutes", "1"], "--minutes is not for pictures"),
     (["top"], ["--reject", "4"], "a --label"),
+    (["top", "bottom"], ["--upsample", "song.wav"], "wants a model of spectrograms"),
+    (["vae"], ["--upsample", "song.wav"], "--upsample is not for pictures"),
     (["top"], ["--temperature", "1", "2"], "one value"),
     (["model"], [], "prior"),
 ])
