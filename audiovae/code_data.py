@@ -10,11 +10,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Discriminator
 from torch import Tensor
 from tqdm import tqdm
 
@@ -31,6 +32,7 @@ from audiovae.models import Model
 from audiovae.priors import ABSENT, letters
 from audiovae.seeds import generator
 from audiovae.shapes import Batch, CodeSpec, Condition, DataSpec
+from audiovae.spectrogram_data import SpectrogramData
 
 LIMIT = 2**16  # codes are kept in 16 bits
 
@@ -194,7 +196,8 @@ class PictureCodes:
         self.model = load_model(config.model).eval().requires_grad_(False)
         self.level = chosen_level(config, self.model)
         levels = self.model.code_levels
-        if (self.model.data.channels, self.model.data.size) != (self.inner.spec.channels, self.inner.spec.size):
+        ours, theirs = ((spec.channels, spec.size, spec.mel) for spec in (self.model.data, self.inner.spec))
+        if ours != theirs:
             raise ConfigError(f"data.model {config.model} was trained on {self.model.data}, but data.pictures has "
                               f"{self.inner.spec}.")
         hop, num_codes = levels[self.level]
@@ -216,7 +219,8 @@ class PictureCodes:
 
     def validation(self) -> list[Batch]:
         part = self.part("valid")
-        every = torch.arange(len(part.x))[: self.config.validation_batches * self.config.batch_size]
+        count = min(len(part.x), self.config.validation_batches * self.config.batch_size)
+        every = torch.arange(count) * len(part.x) // count  # what follows each other is alike
         return [_picked(part, some) for some in every.split(self.config.batch_size)]
 
     def picked(self, name: PartName, pick: Tensor) -> Batch:
@@ -228,7 +232,7 @@ class PictureCodes:
         """All of a part, encoded once."""
         if name not in self._parts:
             batches = []
-            for batch in tqdm(list(self.inner.batches(name)), desc=f"encoding {name}", unit="batch", disable=None):
+            for batch in tqdm(self.inner.batches(name), desc=f"encoding {name}", unit="batch", disable=None):
                 codes = self.model.encode_levels(batch.x, batch.condition)  # type: ignore[operator] - see chosen_level
                 upper = codes[self.level + 1] if self.level + 1 < len(codes) else None
                 batches.append(Batch(codes[self.level], Condition(batch.condition.label, upper=upper), batch.names))
@@ -266,10 +270,14 @@ def _picked(part: Batch, pick: Tensor) -> Batch:
     return Batch(part.x[pick], condition, tuple(part.names[i] for i in pick.tolist()))
 
 
+Seen = Annotated[PictureConfig | SpectrogramData, Discriminator("kind")]
+
+
 @dataclass(frozen=True)
 class CodesData(Config):
     """Codes of a trained ``model`` (a checkpoint, a run or a name), of a ``corpus`` or of ``pictures``.
 
+    pictures : a set of them, or a corpus seen as spectrograms.
     level : of the codes, 0 the fastest; a level that has one above is told it.
     tokens : steps of a stretch, rounded up to whole steps of the level above.
     text : whether a recording's text is told too.
@@ -278,7 +286,7 @@ class CodesData(Config):
     kind: Literal["codes"] = "codes"
     model: str = ""
     corpus: str = ""
-    pictures: PictureConfig | None = None
+    pictures: Seen | None = None
     level: Whole = 0
     tokens: Count = 512
     batch_size: Count = 16

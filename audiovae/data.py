@@ -3,7 +3,6 @@
 That is what makes a resumed run the same run: there is no loader state to save.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Protocol
@@ -13,7 +12,6 @@ from pydantic import Discriminator
 
 from audiovae.audio.augment import AugmentConfig
 from audiovae.audio.crops import CorpusSource, CropSampler
-from audiovae.audio.features import LogMel
 from audiovae.checkpoint import load_model
 from audiovae.code_data import CodesData
 from audiovae.config import Config, Count, Positive
@@ -32,7 +30,8 @@ from audiovae.image.sets import (
 )
 from audiovae.models import Autoencoder
 from audiovae.seeds import generator
-from audiovae.shapes import Batch, DataSpec, check_grid, fixed_size, grid_of
+from audiovae.shapes import Batch, DataSpec, fixed_size, grid_of
+from audiovae.spectrogram_data import SpectrogramData
 from audiovae.voice_data import VoiceData
 
 
@@ -72,35 +71,6 @@ class AudioSource(CorpusSource):
         size = self.config.batch_size
         self.train = CropSampler(self.corpus, "train", samples, size, self.seed, self.config.augment)
         self.valid = CropSampler(self.corpus, "valid", samples, size, seed=0)
-
-
-class SpectrogramSource:
-    """Random crops of a prepared corpus as log-mel pictures (B, 1, M, L) in [0, 1], labelled by speaker.
-
-    0 is digital silence and 1 a tone of full scale; M mel bands, low ones first, and L frames.
-    """
-
-    def __init__(self, config: "SpectrogramData", seed: int):
-        length = config.frames * config.hop
-        crops = AudioData("audio", config.corpus, 1.0, config.batch_size, config.validation_batches)
-        self.config = config
-        self.audio = AudioSource(crops, seed)
-        self.audio.corpus.mono("spectrogram data")
-        self.audio.cut(length)
-        self.mel = unit_log_mel(self.audio.corpus.sample_rate, config.n_fft, config.hop, config.num_mels)
-        self.spec = DataSpec(channels=1, dims=2, labels=self.audio.spec.labels, size=(config.num_mels, config.frames))
-
-    def fit(self, hop: int) -> None:
-        check_grid("spectrograms (num_mels x frames)", self.validation()[0].x, hop)
-
-    def batch(self, step: int, rank: int = 0) -> Batch:
-        return self._picture(self.audio.batch(step, rank))
-
-    def validation(self) -> list[Batch]:
-        return [self._picture(batch) for batch in self.audio.validation()]
-
-    def _picture(self, batch: Batch) -> Batch:
-        return replace(batch, x=self.mel(batch.x).clamp(0, 1).unsqueeze(1))
 
 
 class LatentsSource:
@@ -151,19 +121,6 @@ class LatentsSource:
         return replace(batch, x=z.flatten(1).unsqueeze(1))
 
 
-def unit_log_mel(sample_rate: int, n_fft: int, hop: int, num_mels: int) -> LogMel:
-    """Log-mel frames scaled so that digital silence is 0 and a tone of full scale, at its band's peak, about 1.
-
-    >>> mel = unit_log_mel(16000, n_fft=1024, hop=256, num_mels=64)
-    >>> float(mel(torch.zeros(1, 1, 2560)).abs().max()) < 1e-6
-    True
-    """
-    floor = 1e-6
-    tone = 1.5 * (n_fft / 4) ** 2  # power of the Hann window's three bins around a sine of amplitude 1
-    scale = 1 / math.log(tone / floor)
-    return LogMel(sample_rate, n_fft, hop, num_mels, scale=scale, offset=-scale * math.log(floor), floor=floor)
-
-
 @dataclass(frozen=True)
 class AudioData(Config):
     """A prepared corpus folder, and how it is cut: crops of ``seconds``, ``batch_size`` of them a step.
@@ -180,26 +137,6 @@ class AudioData(Config):
 
     def build(self, seed: int) -> AudioSource:
         return AudioSource(self, seed)
-
-
-@dataclass(frozen=True)
-class SpectrogramData(Config):
-    """A prepared corpus folder seen as pictures of ``num_mels`` x ``frames``: what reads pictures reads them too.
-
-    n_fft, hop : samples, of the Fourier transform and from frame to frame.
-    """
-
-    kind: Literal["spectrogram"] = "spectrogram"
-    corpus: str = ""
-    num_mels: Count = 64
-    frames: Count = 64
-    n_fft: Count = 1024
-    hop: Count = 256
-    batch_size: Count = 32
-    validation_batches: Count = 4
-
-    def build(self, seed: int) -> SpectrogramSource:
-        return SpectrogramSource(self, seed)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
     FOLDER/pictures.png, pictures.html   all of them, 8 a row, and a page: samples, what each level holds, bits
     FOLDER/0000.png, 0000.codes ...      each by itself, pixel for pixel, and the codes that `audiovae decode` reads
+    FOLDER/0000.wav ...                  the sound of each, where pictures are spectrograms
 
 Every draw is a function of (seed, picture, level), so a picture is the same whatever is drawn beside it.
 """
@@ -13,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from audiovae.audio.io import write_audio
+from audiovae.audio.spectrogram import sound_of
 from audiovae.checkpoint import find_checkpoint, fingerprint, load_model, read_description
 from audiovae.code_data import CodesData
 from audiovae.config import from_dict
@@ -92,8 +95,8 @@ def from_priors(priors: Sequence[PriorFile], model: Model, request: Request, rej
     """Pictures drawn level by level; of ``reject`` times as many, those that a classifier takes for the label."""
     _check_reject(reject, request.label)
     codes = draw_codes(priors, replace(request, count=request.count * reject), progress=progress)
-    x = decode(model, codes, _model_label(model, request.label))
-    how = " and ".join(f"level {prior.codes.level} at {_how(request.drawings.get(prior.codes.level, Drawing()))}"
+    x = decode(model, codes, model_label(model, request.label))
+    how = " and ".join(f"level {prior.codes.level} at {in_words(request.drawings.get(prior.codes.level, Drawing()))}"
                        for prior in priors)
     keep, said = likeliest(x, read_description(priors[0].path), request, reject)
     numbers = "" if request.weights == "float32" else f", {request.weights} weights"
@@ -113,7 +116,7 @@ def from_model(path: Path, request: Request, temperature: float = 1.0, reject: i
     if model.data.dims != 2 or model.data.sample_rate is not None:
         raise ConfigError(f"{path} is a model of sound, not of pictures: draw from it by `audiovae latents sample "
                           f"--model {path}`.")
-    label = _model_label(model, request.label, str(path))
+    label = model_label(model, request.label, str(path))
     count = request.count * reject
     dice = torch.Generator().manual_seed(request.seed)
     told = Condition(_told(label, count)) if label is not None else None
@@ -152,7 +155,7 @@ def levels_shown(priors: Sequence[PriorFile], model: Model, request: Request, dr
     A row of a hierarchy's upper levels alone has the mean of the codebooks in place of the lower.
     """
     some = {level: codes[:SHOWN] for level, codes in drawn.codes.items()}
-    label, order = _model_label(model, request.label), [prior.codes.level for prior in priors]
+    label, order = model_label(model, request.label), [prior.codes.level for prior in priors]
     few = replace(request, count=len(next(iter(some.values()))))
     rows = {(f"level {order[0]} alone" if n == 0 else f"and level {level}"):
             decode(model, {its: some[its] for its in order[:n + 1]}, label) for n, level in enumerate(order)}
@@ -167,14 +170,20 @@ def levels_shown(priors: Sequence[PriorFile], model: Model, request: Request, dr
         sentence = ("The first pictures, level by level from the top; the last rows keep the top's codes and draw "
                     "those below it anew, or take the likeliest.")
     return show("levels", "What each level holds", sentence, list(rows.values()), list(rows),
-                caption="From the top alone to all levels")
+                caption="From the top alone to all levels", mel=model.data.mel)
 
 
 def write_pictures(folder: Path, model: Model, drawn: Drawn, more: Sequence[Exhibit] = ()) -> None:
-    """The pictures, their codes and the page, whole or not at all; OutputError where the folder is there already."""
+    """The pictures, their sound where they are spectrograms, their codes and the page, whole or not at all.
+
+    OutputError where the folder is there already.
+    """
     rows = drawn.x.split(A_ROW)
     report = Report("Pictures", lead=drawn.sentence)
-    show("pictures", "Samples", "In the order of their files.", rows).put_on(report)
+    samples = show("pictures", "Samples", "In the order of their files.", rows, mel=model.data.mel)
+    if model.data.mel is not None:
+        samples.sounds = {f"{n:04d}": wave for n, wave in enumerate(sound_of(drawn.x, model.data.mel)[:, 0])}
+    samples.put_on(report)
     for exhibit in more:
         exhibit.put_on(report)
     if model.code_levels:
@@ -183,6 +192,8 @@ def write_pictures(folder: Path, model: Model, drawn: Drawn, more: Sequence[Exhi
     with atomic_folder(folder) as temporary:
         for n, picture in enumerate(drawn.x):
             write_picture(temporary / f"{n:04d}.png", picture)
+        for name, wave in samples.sounds.items():
+            write_audio(temporary / f"{name}.wav", wave, samples.sample_rate or 0)
         missing = torch.ones(len(rows) * A_ROW - len(drawn.x), *drawn.x.shape[1:]) if len(rows) > 1 else drawn.x[:0]
         whole = torch.cat([drawn.x, missing]).split(A_ROW)
         write_picture(temporary / "pictures.png", torch.cat([torch.cat(list(row), dim=2) for row in whole], dim=1))
@@ -203,7 +214,7 @@ def _told(label: int | None, count: int) -> Tensor | None:
     return None if label is None else torch.full((count,), label)
 
 
-def _model_label(model: Model, label: str | None, path: str | None = None) -> int | None:
+def model_label(model: Model, label: str | None, path: str | None = None) -> int | None:
     """A label as a model is told it, None to one that is not told; with ``path``, LabelError on one it cannot take."""
     labels = labels_of(model)
     if label in labels:
@@ -224,7 +235,8 @@ def _asked(label: str | None) -> str:
     return "" if label is None else f" of '{label}'"
 
 
-def _how(drawing: Drawing) -> str:
+def in_words(drawing: Drawing) -> str:
+    """How codes are drawn, for a sentence."""
     names = {"top_k": 0, "top_p": 1, "guidance": 1}
     more = "".join(f", {name} {getattr(drawing, name):g}" for name, usual in names.items()
                    if getattr(drawing, name) != usual)

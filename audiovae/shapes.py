@@ -129,6 +129,20 @@ class CodeSpec:
 
 
 @dataclass(frozen=True)
+class MelSpec:
+    """What log-mel pictures (B, 1, M, L) were made by, and what sound is made of them by.
+
+    sample_rate : Hz of the sound. n_fft, hop : samples, of the Fourier transform and from frame to frame.
+    num_mels : M.
+    """
+
+    sample_rate: int
+    n_fft: int
+    hop: int
+    num_mels: int
+
+
+@dataclass(frozen=True)
 class DataSpec:
     """What a model must know of its data.
 
@@ -142,6 +156,7 @@ class DataSpec:
     tags : names that an example can bear, such as "genre=Waltz", in the order of ``Condition.tags``.
     timing, text : whether examples come with their place in a whole, and with text.
     codes : what the codes are of, where the data is codes (B, Q, *grid) int64.
+    mel : what pictures are of, where they are of sound.
     """
 
     channels: int
@@ -156,6 +171,7 @@ class DataSpec:
     timing: bool = False
     text: bool = False
     codes: CodeSpec | None = None
+    mel: MelSpec | None = None
 
 
 @dataclass(frozen=True)

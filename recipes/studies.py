@@ -16,15 +16,15 @@ import torch
 import tyro
 
 from audiovae.checkpoint import run_checkpoints
-from audiovae.code_data import stacked
 from audiovae.commands.curve import finished
 from audiovae.config import read, to_dict
-from audiovae.data import LatentsSource, SpectrogramSource
+from audiovae.data import LatentsSource
 from audiovae.errors import AudiovaeError, ConfigError
 from audiovae.files import atomic_file
 from audiovae.image.source import ImageData, ImageSource
 from audiovae.report import Table
 from audiovae.shapes import Batch
+from audiovae.spectrogram_data import SpectrogramSource
 from audiovae.train import Experiment, build, train
 
 Numbers = dict[str, float]
@@ -137,9 +137,7 @@ def settings(study: Study, overrides: Overrides, arguments: Arguments) -> Callab
 
 
 def held_out(source: Source, limit: int) -> Batch:
-    """At most ``limit`` examples of the test part, evenly spread; of spectrograms crops of the validation part."""
-    if isinstance(source, SpectrogramSource):
-        return stacked(source.validation())
+    """At most ``limit`` examples of the test part, evenly spread."""
     return next(source.batches("test", size=limit, limit=1))
 
 

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from audiovae.audio.corpus import Corpus
+from audiovae.audio.spectrogram import unit_log_mel
 from audiovae.config import from_dict
-from audiovae.data import DataConfig, SpectrogramData, unit_log_mel
+from audiovae.data import DataConfig
 from audiovae.errors import ConfigError, CorpusError, ExtraError, ShapeError
 from audiovae.image import torchvision_sets
 from audiovae.image.archive import read_archive
@@ -22,7 +23,8 @@ from audiovae.image.sets import ArchiveData, CIFAR10Data, DigitsData, FashionMNI
 from audiovae.image.shapes import COMBINATIONS, COUNTS, REACH, combinations, draw, draw_shapes
 from audiovae.image.source import ImageData, ImageSource, keep_labels
 from audiovae.models import AutoencoderConfig
-from audiovae.shapes import Condition
+from audiovae.shapes import Condition, MelSpec
+from audiovae.spectrogram_data import SpectrogramData
 
 GREY = read_digits()
 
@@ -541,7 +543,7 @@ def test_spectrograms_are_the_crops_log_mel_scaled(tiny_corpus):
 
 
 def test_a_tone_of_full_scale_is_about_one_and_each_20_decibels_are_one_step():
-    mel = unit_log_mel(16_000, n_fft=1024, hop=256, num_mels=64)
+    mel = unit_log_mel(MelSpec(16_000, n_fft=1024, hop=256, num_mels=64))
     tone = torch.sin(2 * math.pi * 1000 * torch.arange(8192) / 16_000)[None, None]
     loud, soft, softer = (float(mel(tone * gain)[..., 4:-4].max()) for gain in (1, 0.1, 0.01))
     assert loud == pytest.approx(1, abs=0.03)

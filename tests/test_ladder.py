@@ -12,7 +12,7 @@ from audiovae.alarms import collapse_alarm
 from audiovae.bottlenecks import GaussianConfig, IAFConfig
 from audiovae.checkpoint import load_model, save_model
 from audiovae.config import from_dict
-from audiovae.data import AudioData, SpectrogramData
+from audiovae.data import AudioData
 from audiovae.errors import ConfigError, ShapeError
 from audiovae.image.sets import ArchiveData, DigitsData
 from audiovae.likelihoods import CategoricalConfig, LogisticMixtureConfig
@@ -24,6 +24,7 @@ from audiovae.nn.cells import BatchNorm, NVAECells, PlainCells
 from audiovae.objectives import ObjectiveConfig
 from audiovae.rate_control import Balanced, FreeBits
 from audiovae.shapes import Condition, DataSpec, Latent
+from audiovae.spectrogram_data import SpectrogramData
 from audiovae.train import Experiment, TrainConfig, Trainee, train
 
 PICTURES = DataSpec(channels=1, dims=2, size=(8, 8), levels=2, labels=("a", "b"))

@@ -16,9 +16,9 @@ LAYERS = [
     ("blocks", "batches", "checkpoint", "codes", "rates", "codec", "level_codec", "picture_codec", "streams",
      "transcode", "convert", "differential", "voices", "enrolment", "equalisation",
      "export", "latents", "lm", "shards", "engines", "corpus_encoding", "picture_encoding", "generate"),
-    ("metrics", "data", "code_data", "voice_data", "alarms", "optim", "preview", "run", "train", "prior_training",
-     "report", "gallery", "evaluate", "evaluate_images", "evaluate_priors",
-     "songs", "picture_samples"),
+    ("metrics", "data", "code_data", "voice_data", "spectrogram_data", "alarms", "optim", "preview", "run", "train",
+     "prior_training", "report", "gallery", "evaluate", "evaluate_images", "evaluate_priors",
+     "songs", "picture_samples", "spectrogram_samples"),
     ("cli", "commands"),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

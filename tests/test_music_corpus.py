@@ -18,13 +18,14 @@ from audiovae.checkpoint import save_model
 from audiovae.cli import main
 from audiovae.code_data import CodesData
 from audiovae.codec import Codec
-from audiovae.data import AudioData, SpectrogramData
+from audiovae.data import AudioData
 from audiovae.decoders import StridedDecoderConfig
 from audiovae.encoders import StridedEncoderConfig
 from audiovae.errors import ConfigError, CorpusError
 from audiovae.models import AutoencoderConfig
 from audiovae.prior_training import encode_split
 from audiovae.shapes import DataSpec
+from audiovae.spectrogram_data import SpectrogramData
 from audiovae.voice_data import VoiceData
 
 RATE = 8000

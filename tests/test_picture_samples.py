@@ -132,6 +132,8 @@ def test_rejection_keeps_those_of_the_label(trained):
     (["bottom", "top"], ["--weights", "int8"], "got a prior of kind 'pixelcnn'"),
     (["top"], ["--minutes", "1"], "--minutes is not for pictures"),
     (["top"], ["--reject", "4"], "a --label"),
+    (["top", "bottom"], ["--upsample", "song.wav"], "wants a model of spectrograms"),
+    (["vae"], ["--upsample", "song.wav"], "--upsample is not for pictures"),
     (["top"], ["--temperature", "1", "2"], "one value"),
     (["model"], [], "prior"),
 ])

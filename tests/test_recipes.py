@@ -12,10 +12,11 @@ from sklearn.datasets import load_digits
 from audiovae.checkpoint import save_model
 from audiovae.code_data import CodesData
 from audiovae.config import read
-from audiovae.data import AudioData, SpectrogramData
+from audiovae.data import AudioData
 from audiovae.image.sets import ArchiveData, FolderData
 from audiovae.models import HierarchicalConfig, LadderConfig, LevelConfig, ModelConfig, MultiresConfig
-from audiovae.shapes import DataSpec
+from audiovae.shapes import DataSpec, MelSpec
+from audiovae.spectrogram_data import SpectrogramData
 from audiovae.train import Experiment, train
 from audiovae.voice_data import VoiceData
 
@@ -58,13 +59,15 @@ def tiny_codes(tiny_corpus, tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def tiny_picture_codes(tmp_path_factory) -> Path:
-    """A hierarchy of two levels of codes of digits, untrained."""
-    folder = tmp_path_factory.mktemp("pictures") / "model"
-    folder.mkdir()
+def tiny_picture_codes(tmp_path_factory) -> tuple[Path, Path]:
+    """A hierarchy of two levels of codes of digits, and one of spectrograms, untrained."""
     config = HierarchicalConfig(levels=2 * (LevelConfig(strides=(2,), num_codes=16, dim=4, width=4, depth=1),))
-    save_model(folder, config.build(DataSpec(channels=1, dims=2, size=(8, 8), levels=17)), config)
-    return folder
+    specs = (DataSpec(channels=1, dims=2, size=(8, 8), levels=17),
+             DataSpec(channels=1, dims=2, size=(64, 64), mel=MelSpec(16_000, n_fft=1024, hop=256, num_mels=64)))
+    folders = tuple(tmp_path_factory.mktemp("model") for _ in specs)
+    for folder, spec in zip(folders, specs, strict=True):
+        save_model(folder, config.build(spec), config)
+    return folders
 
 
 def shrunk(model: ModelConfig) -> ModelConfig:
@@ -97,7 +100,11 @@ def test_a_recipe_trains(path, tiny_corpus, tiny_archive, tiny_colours, tiny_cod
                        validation_batches=1)
         experiment = replace(experiment, data=data)
     if isinstance(experiment.data, CodesData) and experiment.data.pictures is not None:
-        experiment = replace(experiment, data=replace(experiment.data, model=str(tiny_picture_codes)))
+        data, model = experiment.data, tiny_picture_codes[0]
+        if isinstance(data.pictures, SpectrogramData):
+            data, model = replace(data, pictures=replace(data.pictures, corpus=str(tiny_corpus), most=4),
+                                  batch_size=2), tiny_picture_codes[1]
+        experiment = replace(experiment, data=replace(data, model=str(model)))
     if isinstance(experiment.data, FolderData):  # the papers' sizes are for other machines: the same rows, smaller
         data = replace(experiment.data, path=str(tiny_colours[1]), size=32, batch_size=2)
         experiment = replace(experiment, data=data, model=shrunk(experiment.model))

@@ -40,9 +40,12 @@ class UtteranceSampler:
         return dice, np.searchsorted(self._ends, dice.integers(self._ends[-1], size=self.batch_size), side="right")
 
     def _read(self, utterance: int, start: int, out: NDArray[np.float32]) -> None:
-        """Fill ``out`` (T,), or (2, T) of two channels, with samples from ``start`` on, as far as they go."""
-        first, count = self._offsets[utterance] + start, max(min(out.shape[-1], self._lengths[utterance] - start), 0)
-        np.divide(self.corpus.samples[first : first + count].T, 32768, out=out[..., :count], dtype=np.float32)
+        """Fill ``out`` (T,), or (2, T) of two channels, with samples from ``start`` on, where there are any."""
+        skip = max(-start, 0)
+        first = self._offsets[utterance] + start + skip
+        count = max(min(out.shape[-1], self._lengths[utterance] - start) - skip, 0)
+        np.divide(self.corpus.samples[first : first + count].T, 32768, out=out[..., skip : skip + count],
+                  dtype=np.float32)
 
     def _condition(self, which: NDArray[np.int64], starts: NDArray[np.int64]) -> Condition:
         """Label and, where the corpus has tags, tags and timing of crops that begin at ``starts``."""
@@ -67,8 +70,9 @@ class CropSampler(UtteranceSampler):
     batch_size : B, crops a batch, on each process.
     seed : any integer.
     augment : how crops are varied, or None.
+    beside : samples read besides on each side of a crop, zeros beyond the ends of the utterance.
 
-    Shapes: ``batch`` gives x (B, C, T) float32, label (B,) int64 (an index into ``corpus.speakers``, -1 for
+    Shapes: ``batch`` gives x (B, C, T + 2 beside) float32, label (B,) int64 (an index into ``corpus.speakers``, -1 for
     a speaker without training data), names such as "p225_001 @ 1.25 s" and, where the corpus has tags, tags (B, V)
     over ``corpus.tag_names`` and timing (B, 3) of the crop in its song.
 
@@ -83,24 +87,41 @@ class CropSampler(UtteranceSampler):
     torch.Size([3, 1, 4000])
     """
 
+    def __init__(self, corpus: Corpus, split: Split, samples: int, batch_size: int, seed: int,
+                 augment: AugmentConfig | None = None, beside: int = 0):
+        super().__init__(corpus, split, samples, batch_size, seed, augment)
+        self.beside = beside
+
     def batch(self, step: int, rank: int = 0) -> Batch:
         generator, which = self._drawn(step, rank)
+        width, beside = self.samples + 2 * self.beside, self.beside
         speeds = [self.augment.stretch(generator) if self.augment else None for _ in which]
-        wanted = [self.augment.source(self.samples, speed) if self.augment else self.samples for speed in speeds]
-        room = np.maximum(self._lengths[which] - wanted, 0)
+        wanted = [self.augment.source(width, speed) if self.augment else width for speed in speeds]
+        room = np.maximum(self._lengths[which] - wanted + 2 * beside, 0)
         starts = (generator.random(self.batch_size) * (room + 1)).astype(np.int64)
+        batch = self.at(which, starts)
+        for row, u, start, count, speed in zip(batch.x.numpy(), which, starts, wanted, speeds, strict=True):
+            if speed is not None and self.augment is not None:
+                whole = row[0] if self.corpus.channels == 1 else row
+                self._read(u, start - beside, source := np.zeros((*whole.shape[:-1], count), np.float32))
+                whole[...] = self.augment(source, width, speed, generator)
+        return batch
+
+    def at(self, which: NDArray[np.int64], starts: NDArray[np.int64]) -> Batch:
+        """The crops of the utterances ``which`` that begin at ``starts``, as they are."""
         channels = self.corpus.channels
-        x = np.zeros((self.batch_size, channels, self.samples), np.float32)
-        for row, u, start, count, speed in zip(x, which, starts, wanted, speeds, strict=True):
-            whole = row[0] if channels == 1 else row
-            if speed is None or self.augment is None:
-                self._read(u, start, whole)
-            else:
-                self._read(u, start, source := np.zeros((*whole.shape[:-1], count), np.float32))
-                whole[...] = self.augment(source, self.samples, speed, generator)
+        x = np.zeros((len(which), channels, self.samples + 2 * self.beside), np.float32)
+        for row, u, start in zip(x, which, starts, strict=True):
+            self._read(u, start - self.beside, row[0] if channels == 1 else row)
         rate = self.corpus.sample_rate
         names = tuple(f"{self.utterances[u].id} @ {s / rate:.2f} s" for u, s in zip(which, starts, strict=True))
         return Batch(torch.from_numpy(x), self._condition(which, starts), names)
+
+    def tiles(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Utterances and starts of the crops that follow each other through all of the split, in its order."""
+        counts = -(-self._lengths // self.samples)
+        which = np.repeat(np.arange(len(counts)), counts)
+        return which, (np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)) * self.samples
 
 
 class CorpusSource:

@@ -154,7 +154,7 @@ def page(asked: "Arguments", model: Model, source: Source, batch: Batch, result:
             torch.manual_seed(asked.seed)
             rows = [few.x, model.reconstruct(few.x, told(model, few.condition))]  # type: ignore[operator]
         show("reconstructions", "Reconstructions", f"Held-out {result.what} and what the model makes of them.", rows,
-             ["source", "reconstruction"], sample_rate=model.data.sample_rate).put_on(report)
+             ["source", "reconstruction"], sample_rate=model.data.sample_rate, mel=model.data.mel).put_on(report)
     for exhibit in _exhibits(asked, model, source, batch):
         exhibit.put_on(report)
     log = find_checkpoint(asked.model).parent / "log.jsonl"
@@ -170,7 +170,7 @@ def _exhibits(asked: "Arguments", model: Model, source: Source, batch: Batch) ->
     generator = torch.Generator().manual_seed(asked.seed)
     if isinstance(model, DensityModel):
         drawn = model.sample(4 * ACROSS, generator=generator)
-        yield show("samples", "Samples", f"{len(drawn)} samples.", drawn.split(ACROSS))
+        yield show("samples", "Samples", f"{len(drawn)} samples.", drawn.split(ACROSS), mel=model.data.mel)
         return
     if isinstance(model, Hierarchical):
         yield revealed(model, chosen(batch, torch.arange(min(ACROSS, len(batch.x)))))
@@ -192,7 +192,8 @@ def revealed(model: Hierarchical, batch: Batch) -> Exhibit:
         rows = [batch.x, *(model.reveal(step, condition) for step in steps)]
     names = ["source", *(f"levels {first} and up" if first else "all" for first in reversed(range(len(codes))))]
     return show("levels", "Levels", "Held-out pictures from the top level alone, and with those below it; in place of "
-                "a level that is not told stands the mean of its codes.", rows, names, "From the top down")
+                "a level that is not told stands the mean of its codes.", rows, names, "From the top down",
+                mel=model.data.mel)
 
 
 def _score(result: PictureEvaluation, model: Model, source: Source, batch: Batch, asked: "Arguments") -> None:

@@ -26,10 +26,14 @@ from audiovae.generate import (
     work,
 )
 from audiovae.level_codec import AnyCodec, open_codec
-from audiovae.picture_samples import from_model, from_priors, levels_shown, open_decoder, write_pictures
+from audiovae.picture_samples import from_model, from_priors, in_words, levels_shown, open_decoder, write_pictures
 from audiovae.priors import ABSENT, Weights
 from audiovae.report import compression
 from audiovae.songs import Place, check_free, decodable, given_codes, keep, kept, write_rough, write_songs
+from audiovae.spectrogram_samples import exhibit_of, read_recording, spectrograms_of, upsampled, write_versions
+
+OF_PICTURES = ("priors", "output", "codec", "count", "batch", "label", "temperature", "seed")
+OF_PRIORS = ("top_k", "top_p", "guidance", "weights")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Arguments:
 
     Pictures, from priors over their codes: audiovae sample runs/top runs/bottom -o new --count 16 --label 3; without
     priors, from a model with a prior of its own, such as a VAE or a ladder: audiovae sample runs/vae -o new --count 16
+    Spectrograms are pictures that are heard too; other details of a recording: audiovae sample runs/top runs/bottom
+    -o new --upsample song.wav
     """
 
     priors: tyro.conf.Positional[tuple[Path, ...]]
@@ -57,7 +63,8 @@ class Arguments:
     codec: Path | None = None
     """The model whose codes these are (default: where the first prior's run found it)."""
     minutes: float | None = None
-    """Length of a song, what it goes on from included (default: 0.5; with --infill or --upsample the source's)."""
+    """Length of a song, what it goes on from included (default: 0.5; with --infill or --upsample the source's); of a
+    recording for --upsample so much of its beginning."""
     count: int = 1
     """Variations: one song or picture for each, with its own dice."""
     batch: int = 4
@@ -85,7 +92,7 @@ class Arguments:
     infill: str | None = None
     """FROM:TO in seconds: draw this part of --prime anew and keep the rest."""
     upsample: Path | None = None
-    """Code file whose slowest level is kept, and the levels below drawn anew."""
+    """Code file, of spectrograms a recording, whose slowest level is kept, and the levels below drawn anew."""
     overlap: float = 0.5
     """Of windows with each other, in songs longer than a prior's context, as a share of it."""
     weights: Weights = "float32"
@@ -105,7 +112,7 @@ def main(argv: list[str]) -> int:
         return _pictures(arguments, None)
     priors = open_priors(arguments.priors)
     if priors[0].data.dims == 2:
-        return _pictures(arguments, priors)
+        return (_pictures if arguments.upsample is None else _upsample)(arguments, priors)
     if arguments.reject != 1:
         raise ConfigError("--reject is for pictures: of songs, raise --count and choose.")
     codec = _codec(arguments, priors)
@@ -147,10 +154,10 @@ def _is_prior(path: Path) -> bool:
 
 def _pictures(arguments: Arguments, priors: list[PriorFile] | None) -> int:
     """Pictures by their priors, or by a model's own."""
-    kept = {"priors", "output", "codec", "count", "batch", "label", "temperature", "reject", "seed"}
-    kept |= {"top_k", "top_p", "guidance", "weights"} if priors is not None else set()
-    refuse(arguments, {field.name for field in fields(Arguments)} - kept,
-           f"is not for pictures{'' if priors is not None else ' of a model without priors over its codes'}")
+    if priors is None:
+        _check_taken(arguments, {*OF_PICTURES, "reject"}, "pictures of a model without priors over its codes")
+    else:
+        _check_taken(arguments, {*OF_PICTURES, *OF_PRIORS, "reject"}, "pictures")
     check_folder(arguments.output)
     drawings = {} if priors is None else _drawings(arguments, priors)
     request = Request(1, arguments.count, 16 * arguments.batch, arguments.seed, (), arguments.label, None, drawings,
@@ -171,6 +178,40 @@ def _pictures(arguments: Arguments, priors: list[PriorFile] | None) -> int:
         print(f"{compression(model, drawn.x.shape[2:]).text()}\n")
     print(f"{drawn.sentence} Written to {arguments.output}; the page is {arguments.output / 'pictures.html'}.")
     return 0
+
+
+def _upsample(arguments: Arguments, priors: list[PriorFile]) -> int:
+    """A recording's spectrogram with its top codes kept and those below drawn anew, as pictures and sound."""
+    _check_taken(arguments, {*OF_PICTURES, *OF_PRIORS, "upsample", "minutes"}, "--upsample of a recording")
+    check_folder(arguments.output)
+    assert arguments.upsample is not None
+    model = open_decoder(_model_name(arguments, priors), priors)
+    spec, frames = spectrograms_of(model)
+    wave = read_recording(arguments.upsample, model, arguments.minutes)
+    pictures = -(-wave.shape[1] // (frames * spec.hop))
+    request = Request(1, arguments.count, 16 * arguments.batch, arguments.seed, (), arguments.label, None,
+                      _drawings(arguments, priors), weights=arguments.weights)
+    steps = request.count * sum(prod(prior.data.size or ()) * -(-pictures // request.batch) for prior in priors[1:])
+    with tqdm(total=steps, unit="code", disable=None) as bar:
+        versions = upsampled(priors, model, wave, request, bar.update)
+    below = " and ".join(f"level {prior.codes.level} at {in_words(request.drawings[prior.codes.level])}"
+                         for prior in priors[1:])
+    sentence = (f"{wave.shape[1] / spec.sample_rate:.1f} s of {arguments.upsample.name} as {pictures} pictures: level "
+                f"{priors[0].codes.level} kept, {below} drawn anew {request.count} "
+                f"time{'s' if request.count > 1 else ''}, seed {request.seed}.")
+    exhibit = exhibit_of(versions, spec, sentence)
+    names = write_versions(arguments.output, exhibit)
+    for caption, table in exhibit.tables.items():
+        print(f"{caption}:\n\n{table.text()}\n")
+    sounds = [name for name in names if name.endswith(".wav")]
+    print(f"{sentence} {len(sounds)} sounds written to {arguments.output}, from {sounds[0]} to {sounds[-1]}; the page "
+          f"is {arguments.output / 'upsampled.html'}.")
+    return 0
+
+
+def _check_taken(arguments: Arguments, taken: set[str], what: str) -> None:
+    """ConfigError on an argument that is given and not ``taken``."""
+    refuse(arguments, [field.name for field in fields(Arguments) if field.name not in taken], f"is not for {what}")
 
 
 def _model_name(arguments: Arguments, priors: list[PriorFile]) -> str | Path:

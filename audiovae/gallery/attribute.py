@@ -57,7 +57,7 @@ def attribute(study: Study, having: Sequence[str] = (), without: Sequence[str] =
                 f"examples, moves {len(moving)} held-out ones; a logistic regression judges"
                 f"{_accuracy(judges[0], study, truth)}.")
     exhibit = show("attribute", "Attribute vector", sentence, rows, [f"{amount:+g}" for amount in amounts],
-                   "From top to bottom, more of the attribute", study.sample_rate)
+                   "From top to bottom, more of the attribute", study.sample_rate, study.mel)
     chances = _told_chances(moved, wanted, dropped={other, *(having if len(having) == 1 else ())})
     distance = [mean_interval(row.tolist()) for row in moved.distance]
     exhibit.figures["Mean probability, by the judges; in bold what is wanted"] = draw_move(moved.amounts, chances)

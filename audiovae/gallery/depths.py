@@ -31,4 +31,4 @@ def depths(study: Study, count: int = 8) -> Exhibit:
         rows = [x, *(model.reconstruct(x, told, groups=g) for g in shown)]
     names = ["original", *("none told" if g == 0 else f"top {g} of {groups}" for g in shown)]
     sentence = f"{len(x)} held-out examples with the top groups told of them, the others at the means of their priors."
-    return show("depth", "Depth", sentence, rows, names, "From the top group down", sample_rate=study.sample_rate)
+    return show("depth", "Depth", sentence, rows, names, "From the top group down", study.sample_rate, study.mel)

@@ -80,7 +80,8 @@ def neighbours(study: Study, count: int = 12) -> Exhibit:
         shown = [one for pair in zip(x.split(1), close.split(1), strict=True) for one in pair]
         names = [name for i, place in enumerate(found.index.tolist(), 1)
                  for name in (f"sample {i}", f"nearest to {i}: {study.train.names[place]}")]
-    exhibit = show("nearest", "Nearest training examples", f"{sentence}.", shown, names, sample_rate=rate)
+    exhibit = show("nearest", "Nearest training examples", f"{sentence}.", shown, names, sample_rate=rate,
+                   mel=study.mel)
     rows = zip(found.index.tolist(), found.distance.tolist(), found.ratio.tolist(), strict=True)
     exhibit.tables["Distance to the nearest training example, and over that of held-out ones"] = Table(
         ("sample", "nearest", "distance", "ratio"),

@@ -9,12 +9,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from audiovae.audio.io import write_audio
+from audiovae.audio.spectrogram import sound_of
 from audiovae.files import atomic_file
 from audiovae.report import Report, Table, draw_spectrograms
 from audiovae.report.pictures import draw_pictures
+from audiovae.shapes import MelSpec
 
 DPI = 144
 PANELS = 5  # spectrograms above each other, at most about so many
+PLAYED = 4  # pictures of a row that are heard, where pictures are of sound
 
 
 @dataclass
@@ -64,16 +67,21 @@ class Exhibit:
 
 
 def show(name: str, title: str, sentence: str, rows: Sequence[Tensor], names: Sequence[str] = (), caption: str = "",
-         sample_rate: int | None = None) -> Exhibit:
+         sample_rate: int | None = None, mel: MelSpec | None = None) -> Exhibit:
     """Rows of pictures (N, C, H, W) as one figure; of sound the first of each row (N, C, T) as players, some drawn.
 
-    ``names`` are of the rows, and may be left out for pictures.
+    ``names`` are of the rows, and may be left out for pictures. Pictures that are of sound, by ``mel``, are drawn with
+    the low bands below, and the first few of each row that has a name are heard one after the other.
 
     >>> import torch
     >>> pair = show("pair", "Pair", "Two tones.", 2 * [torch.rand(1, 1, 4000)], ["low", "high"], sample_rate=8000)
     >>> list(pair.sounds)
     ['low', 'high']
     """
+    if mel is not None:
+        heard = {label: sound_of(row[:PLAYED], mel).flatten() for label, row in zip(names, rows, strict=bool(names))}
+        upright = draw_pictures([row.flip(2) for row in rows], names)
+        return Exhibit(name, title, sentence, {caption or sentence: upright}, heard, sample_rate=mel.sample_rate)
     if sample_rate is None:
         return Exhibit(name, title, sentence, {caption or sentence: draw_pictures(rows, names)})
     waves = {label: row[0].mean(0) for label, row in zip(names, rows, strict=True)}

@@ -13,7 +13,7 @@ from audiovae.audio.io import read_audio
 from audiovae.bottlenecks import Gaussian
 from audiovae.checkpoint import find_checkpoint, load_model, read_description
 from audiovae.config import Config, from_dict, merge
-from audiovae.data import AudioSource, DataConfig, Source, SpectrogramSource
+from audiovae.data import AudioSource, DataConfig, Source
 from audiovae.errors import AudioError, CheckpointError, ConfigError, LabelError, nearest
 from audiovae.image.pictures import PartName
 from audiovae.image.sets import DigitsData
@@ -22,7 +22,8 @@ from audiovae.latents import generate, locate
 from audiovae.latents.coding import autoencoder
 from audiovae.metrics.latents import fitted_draws
 from audiovae.models import Autoencoder, Ladder, Model
-from audiovae.shapes import Batch, Condition
+from audiovae.shapes import Batch, Condition, MelSpec
+from audiovae.spectrogram_data import SpectrogramSource
 
 MOST = 10_000  # training examples, where some stand for all
 
@@ -57,6 +58,11 @@ class Study:
     def sample_rate(self) -> int | None:
         """Hz, of sound; None for pictures."""
         return self.model.data.sample_rate
+
+    @property
+    def mel(self) -> MelSpec | None:
+        """What pictures are spectrograms of; None where they are of no sound."""
+        return self.model.data.mel
 
     def told(self, batch: Batch, part: slice = slice(None)) -> Condition | None:
         """What the model is told of examples; None where it is told nothing."""
@@ -164,9 +170,8 @@ def open_study(path: Path, settings: Mapping[str, Any] | None = None, part: Part
         part = "valid"
         train, held_out = _joined([source.batch(step) for step in range(64)]), _joined(source.validation())
         train, held_out = _some(train, most, seed), _some(held_out, limit, seed)
-        crops = source.audio if isinstance(source, SpectrogramSource) else source
-        if isinstance(crops, AudioSource):
-            gender = {u.id: u.gender for u in crops.corpus.all if u.gender}
+        if isinstance(source, AudioSource | SpectrogramSource):
+            gender = {u.id: u.gender for u in source.corpus.all if u.gender}
     return Study(model.requires_grad_(False), train, held_out, part, gender, torch.Generator().manual_seed(seed))
 
 

@@ -35,7 +35,7 @@ def samples(study: Study, count: int = 64, temperature: float = 1.0, label: str 
     if study.sample_rate is not None:
         return show("samples", "Samples", sentence, x.split(1), [f"sample {i + 1}" for i in range(count)],
                     sample_rate=study.sample_rate)
-    return show("samples", "Samples", sentence, x.split(-(-count // rows)))
+    return show("samples", "Samples", sentence, x.split(-(-count // rows)), mel=study.mel)
 
 
 def interpolation(study: Study, batch: Batch, pairs: int = 6, steps: int = 9, kind: Kind = "spherical") -> Exhibit:
@@ -58,7 +58,8 @@ def interpolation(study: Study, batch: Batch, pairs: int = 6, steps: int = 9, ki
         rows.append(torch.cat([batch.x[a:a + 1], walk, batch.x[b:b + 1]]))
     if study.sample_rate is None:
         sentence = f"{len(ends)} pairs of examples and {steps} {kind} steps between their latents, originals outside."
-        return show("interpolation", "Interpolation", sentence, rows, caption="From the left example to the right")
+        return show("interpolation", "Interpolation", sentence, rows, caption="From the left example to the right",
+                    mel=study.mel)
     a, b = (batch.names[i] for i in ends[0])
     names = [f"{a}, original", *[f"{i / (steps - 1):.0%} of the way" for i in range(steps)], f"{b}, original"]
     return show("interpolation", "Interpolation", f"From {a} to {b} in {steps} {kind} steps of the latent.",
@@ -93,7 +94,7 @@ def traversal(study: Study, steps: int = 9, most: int = LISTED) -> Exhibit:
         return show("traversal", "Traversal", f"Latent dimension {order[0] + 1} of {z.shape[1]}, of those with {what}.",
                     rows[0].split(1), [f"{names[0]}, at {v:+.2g}" for v in steps_of.tolist()],
                     sample_rate=study.sample_rate)
-    return show("traversal", "Traversal", sentence, rows, names)
+    return show("traversal", "Traversal", sentence, rows, names, mel=study.mel)
 
 
 def plane(study: Study, side: int = 15) -> Exhibit:
@@ -115,7 +116,7 @@ def plane(study: Study, side: int = 15) -> Exhibit:
     x = manifold(study.model, side, (across, up), study.told(study.held_out, slice(0, 1)))
     others = "" if len(kl) == 2 else f", the {len(kl) - 2} others at 0"
     return show("manifold", "Manifold", f"The plane of latent dimensions {across + 1} (rightwards) and {up + 1} "
-                f"(upwards) on {side} quantiles of N(0, 1) each{others}.", x.split(side))
+                f"(upwards) on {side} quantiles of N(0, 1) each{others}.", x.split(side), mel=study.mel)
 
 
 def restyled(study: Study, count: int = 8) -> Exhibit:
@@ -133,7 +134,7 @@ def restyled(study: Study, count: int = 8) -> Exhibit:
     x, own = (values[:count if study.sample_rate is None else 1] for values in (study.held_out.x, label))
     rows = [x, *(restyle(study.model, x, own, k) for k in range(len(labels)))]
     return show("restyle", "Style transfer", f"{len(x)} held-out examples, each in its own way as each of "
-                f"{len(labels)} labels.", rows, ["original", *labels], sample_rate=study.sample_rate)
+                f"{len(labels)} labels.", rows, ["original", *labels], sample_rate=study.sample_rate, mel=study.mel)
 
 
 def _pairs(study: Study, batch: Batch, count: int) -> list[tuple[int, int]]:

@@ -100,10 +100,11 @@ STUDIES = {
         "one level": {"model.levels": [{"strides": [2], "num_codes": 2435, "dim": 64, "width": 120, "hidden": 60,
                                         "depth": 2, "growth": 1}]},
     }, coded),
+    # 16 x 16 codes of 5 bits and 8 x 8 of 9 are 1,856 bits, as are 16 x 16 codes of log2 152 = 7.25
     "spectrogram-codes": Study(HERE.parent / "spectrogram_hierarchies/vqvae2.toml", {
         "two levels": {},
-        "one level": {"model.levels": [{"strides": [2], "num_codes": 2435, "dim": 32, "width": 88, "hidden": 44,
-                                        "depth": 2, "growth": 1}]},
+        "one level": {"model.levels": [{"strides": [2, 2], "num_codes": 152, "dim": 32, "width": 80, "hidden": 40,
+                                        "depth": 2, "growth": 1, "standardize": True}]},
     }, coded),
 }
 
