@@ -103,7 +103,7 @@ STUDIES = {
     # 16 x 16 codes of 5 bits and 8 x 8 of 9 are 1,856 bits, as are 16 x 16 codes of log2 152 = 7.25
     "spectrogram-codes": Study(HERE.parent / "spectrogram_hierarchies/vqvae2.toml", {
         "two levels": {},
-        "one level": {"model.levels": [{"strides": [2, 2], "num_codes": 152, "dim": 32, "width": 80, "hidden": 40,
+        "one level": {"model.levels": [{"strides": [2, 2], "num_codes": 152, "dim": 32, "width": 66, "hidden": 33,
                                         "depth": 2, "growth": 1, "standardize": True}]},
     }, coded),
 }
