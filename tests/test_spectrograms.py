@@ -15,6 +15,7 @@ from audiovae.audio.spectrogram import decibels, joined, pictures_of, sound_of, 
 from audiovae.checkpoint import load_model
 from audiovae.cli import main
 from audiovae.code_data import CodesData
+from audiovae.codes import Codes
 from audiovae.errors import ConfigError, ShapeError
 from audiovae.generate import Request, open_priors
 from audiovae.picture_samples import open_decoder
@@ -183,8 +184,8 @@ def test_new_spectrograms_are_heard(runs, tmp_path, capsys):
         path.name for path in (tmp_path / "new").iterdir()}
     info = audio_info(tmp_path / "new/0002.wav")
     assert info.sample_rate == 16_000 and info.frames == TILE
-    with np.load(tmp_path / "new/codes.npz") as file:
-        x = load_model(runs / "vqvae2").decode_levels([torch.from_numpy(file[f"level_{n}"]) for n in (0, 1)])
+    maps = [Codes.load(tmp_path / f"new/{n:04d}.codes").maps for n in range(3)]
+    x = load_model(runs / "vqvae2").decode_levels([torch.from_numpy(np.stack(level)) for level in zip(*maps, strict=True)])
     sound = sound_of(x.detach(), MelSpec(16_000, 512, 128, 16))[1, 0].clamp(-1, 1)
     torch.testing.assert_close(read_audio(tmp_path / "new/0001.wav")[0][0], sound, atol=1e-4, rtol=0)
     assert (tmp_path / "new/pictures.html").read_text().count("<audio") >= 3
