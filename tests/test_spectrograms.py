@@ -185,7 +185,8 @@ def test_new_spectrograms_are_heard(runs, tmp_path, capsys):
     info = audio_info(tmp_path / "new/0002.wav")
     assert info.sample_rate == 16_000 and info.frames == TILE
     maps = [Codes.load(tmp_path / f"new/{n:04d}.codes").maps for n in range(3)]
-    x = load_model(runs / "vqvae2").decode_levels([torch.from_numpy(np.stack(level)) for level in zip(*maps, strict=True)])
+    levels = [torch.from_numpy(np.stack(level)) for level in zip(*maps, strict=True)]
+    x = load_model(runs / "vqvae2").decode_levels(levels)
     sound = sound_of(x.detach(), MelSpec(16_000, 512, 128, 16))[1, 0].clamp(-1, 1)
     torch.testing.assert_close(read_audio(tmp_path / "new/0001.wav")[0][0], sound, atol=1e-4, rtol=0)
     assert (tmp_path / "new/pictures.html").read_text().count("<audio") >= 3
