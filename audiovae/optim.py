@@ -60,7 +60,11 @@ class Average:
     def __init__(self, model: nn.Module, decay: float):
         self.model, self.decay, self.count = model, decay, 0
         self.values = {n: p.detach().clone() for n, p in model.named_parameters()} if decay else {}
-        self.present = [p.detach() for p in model.parameters()]  # views: walking all modules again takes time a step
+        self.watch()
+
+    def watch(self) -> None:
+        """Look for the model's parameters anew: once they lie elsewhere, as in a group of processes."""
+        self.present = [p.detach() for p in self.model.parameters()]  # views: walking all modules takes time a step
 
     def update(self) -> None:
         """Take the model's present parameters into the average."""

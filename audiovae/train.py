@@ -176,6 +176,7 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
     rival = build_rival(experiment, model, accelerator.device)
     state = run.restore(model, objective, optimizer, average, rival) if resume else State()
     trainee, optimizer = accelerator.prepare(Trainee(model, objective, judged=rival is not None), optimizer)
+    average.watch()
     players, groups, weights = [trainee.train()], optimizer.param_groups, apart(model, trainee)
     if rival is not None:
         adversary, against = accelerator.prepare(rival.adversary, rival.optimizer)
