@@ -178,6 +178,23 @@ def test_what_is_lacking_is_named(recipe, folder, tmp_path, capsys):
     assert "wolrd" in capsys.readouterr().err
 
 
+def test_a_source_that_cannot_be_read_is_listed_and_the_others_are_done(recipe, folder, capsys):
+    lines = (folder / "trials.jsonl").read_text().splitlines(True)
+    bad = recipe.trials.read_trials(folder)[0]
+    missing = str(folder / "gone.wav")
+    rows = [json.loads(line) for line in lines]
+    for row in rows:
+        if row["source"] == str(bad.source):
+            row["source"] = missing
+    (folder / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.rmtree(folder / "copied")
+    assert recipe.baselines.main([str(folder), "--systems", "copied"]) == 2
+    error, made = capsys.readouterr().err, {path.stem for path in (folder / "copied").iterdir()}
+    failing = {trial.name for trial in recipe.trials.read_trials(folder) if str(trial.source) == missing}
+    assert failing and made == {trial.name for trial in recipe.trials.read_trials(folder)} - failing
+    assert all(name in error for name in failing) and f"{len(failing)} of {len(rows)} files failed" in error
+
+
 def test_a_model_converts_the_trials(recipe, converted, tmp_path):
     folder, model = tmp_path / "trials", tmp_path / "voice"
     folder.mkdir()

@@ -98,7 +98,7 @@ STUDIES = {
     "codes": Study(HERE / "vqvae2_cifar10.toml", {
         "two levels": {},
         "one level": {"model.levels": [{"strides": [2], "num_codes": 2435, "dim": 64, "width": 120, "hidden": 60,
-                                        "depth": 2, "growth": 1}]},
+                                        "depth": 2, "growth": 1, "standardize": True}]},
     }, coded),
     # 16 x 16 codes of 5 bits and 8 x 8 of 9 are 1,856 bits, as are 16 x 16 codes of log2 152 = 7.25
     "spectrogram-codes": Study(HERE.parent / "spectrogram_hierarchies/vqvae2.toml", {

@@ -24,9 +24,10 @@ from tqdm import tqdm
 from trials import RATE, Trial, ended, first, read_trials
 
 from audiovae.audio.io import read_audio, write_audio
+from audiovae.commands.arguments import Failures, report_failures
 from audiovae.convert import Converter
 from audiovae.enrolment import enroll
-from audiovae.errors import ConfigError
+from audiovae.errors import AudioError, ConfigError, ShapeError
 from audiovae.metrics import pitch_contour, pitch_moved, pitch_statistics
 from audiovae.metrics.extra import extra
 from audiovae.metrics.melody import STEP
@@ -177,15 +178,24 @@ def main(argv: list[str]) -> int:
     return ended("baselines", lambda: convert_all(arguments))
 
 
-def convert_all(arguments: Arguments) -> None:
+def convert_all(arguments: Arguments) -> int:
+    """Every trial by every system; those that cannot be are listed at the end, and the others are done."""
     trials = first(read_trials(arguments.folder), arguments.trials)
     systems = chosen(arguments)
     work = [(name, trial) for name in systems for trial in trials
             if not (arguments.folder / name / f"{trial.name}.wav").exists()]
+    failed: Failures = []
     for name, trial in tqdm(work, unit="conversion", disable=None):
-        made = level(systems[name](trial), heard(trial.source))
-        write_audio(arguments.folder / name / f"{trial.name}.wav", torch.from_numpy(made).float()[None], RATE)
-    print(f"{arguments.folder}: {len(trials)} conversions each by {', '.join(systems)}; {len(work)} of them new.")
+        target = arguments.folder / name / f"{trial.name}.wav"
+        try:
+            made = level(systems[name](trial), heard(trial.source))
+        except (AudioError, ShapeError) as error:
+            failed.append((target, str(error)))
+        else:
+            write_audio(target, torch.from_numpy(made).float()[None], RATE)
+    print(f"{arguments.folder}: {len(trials)} conversions each by {', '.join(systems)}; {len(work) - len(failed)} of "
+          "them new.")
+    return report_failures("baselines", failed, len(work), None)
 
 
 if __name__ == "__main__":

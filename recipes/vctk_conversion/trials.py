@@ -201,17 +201,16 @@ def make(arguments: Arguments) -> list[Trial]:
     return trials
 
 
-def ended(owner: str, work: Callable[[], None]) -> int:
+def ended(owner: str, work: Callable[[], int | None]) -> int:
     """Do the work of a script; its exit code, and a line on stderr where it was refused or interrupted."""
     try:
-        work()
+        return work() or 0
     except AudiovaeError as error:
         print(f"{owner}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted; give the same command to go on.", file=sys.stderr)
         return 130
-    return 0
 
 
 def main(argv: list[str]) -> int:
