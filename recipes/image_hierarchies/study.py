@@ -92,7 +92,6 @@ STUDIES = {
         "posterior not told its prior": {"model.residual": False},
         "no batch normalisation": {CELLS + "norm": "none"},
         "no balance in warm-up": {"objective.rate.kind": "linear"},
-        "no steps left out": {"train.skip_grad_norm": 1e9},
     }, likely),
     # 16 x 16 and 8 x 8 codes of 9 bits are 2,880 bits, as are 16 x 16 codes of log2 2435 = 11.25; equal weights too
     "codes": Study(HERE / "vqvae2_cifar10.toml", {
