@@ -7,8 +7,8 @@
 same network in a loop that does nothing else. *memory*: the most a process holds while it trains three steps, above
 what it held after a step of two pictures; cells computed again in the backward pass, or kept. *growth*: processor time
 and that memory, as the groups of a ladder and the side of the pictures grow. *drawing*: new CIFAR-10-sized pictures
-from the recipes' ladder and from their PixelCNN, whose pixels are drawn one after the other. Weights and pictures are
-random. Each measure has a process of its own, with one thread; times are of the processor.
+from the recipes' ladder, from VQ-VAE-2 by priors over its codes, and from a PixelCNN of pixels. Weights and pictures
+are random. Each measure has a process of its own, with one thread; times are of the processor.
 """
 
 import argparse
@@ -29,7 +29,8 @@ from audiovae.metrics import peak_memory
 from audiovae.metrics.bounds import evidence_of
 from audiovae.models import Model
 from audiovae.report import Table
-from audiovae.shapes import DataSpec
+from audiovae.seeds import generator
+from audiovae.shapes import CodeSpec, Condition, DataSpec
 from audiovae.train import Experiment, train
 
 RECIPES = Path(__file__).parents[1] / "recipes/image_hierarchies"
@@ -103,6 +104,23 @@ def drawing(recipe: str, data: DataSpec, count: int) -> tuple[float]:
     return (time.process_time() - start,)
 
 
+def coded_drawing(count: int) -> tuple[float]:
+    """Seconds for so many new pictures from VQ-VAE-2: priors of both levels, then its decoder."""
+    torch.set_num_threads(1)
+    model = built("vqvae2_cifar10.toml", COLOUR).eval()
+    (below, size_below), (top, size_top) = ((level, (32 // level.hop,) * 2) for level in model.code_levels)
+    specs = {"prior_top_digits.toml": (size_top, CodeSpec(top.num_codes, level=1, hop=top.hop)),
+             "prior_bottom_digits.toml": (size_below, CodeSpec(below.num_codes, hop=below.hop, upper=top.num_codes,
+                                                               ratio=top.hop // below.hop))}
+    priors = [built(recipe, DataSpec(1, 2, size=size, codes=codes)) for recipe, (size, codes) in specs.items()]
+    dice = [generator(0, n) for n in range(count)]
+    start = time.process_time()
+    above = priors[0].draw(dice, size_top)  # type: ignore[operator]
+    codes = priors[1].draw(dice, size_below, Condition(upper=above))  # type: ignore[operator]
+    model.decode_levels([codes, above])  # type: ignore[operator]
+    return (time.process_time() - start,)
+
+
 def apart(work: Callable[..., tuple[float, ...]], *arguments: object) -> tuple[float, ...]:
     """``work`` in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -147,10 +165,11 @@ def growth() -> Table:
 
 def drawings(count: int) -> Table:
     ladder, = apart(drawing, "ladder_cifar10.toml", COLOUR, count)
+    coded, = apart(coded_drawing, count)
     pixels, = apart(drawing, "pixelcnn_cifar10.toml", COLOUR, count)
-    return Table(("32 x 32 in colour", "s", "times the ladder's"), [
-        ("ladder_cifar10.toml", f"{ladder:.2f}", "1"),
-        ("pixelcnn_cifar10.toml", f"{pixels:.1f}", f"{pixels / ladder:.0f}")])
+    times = {"ladder_cifar10.toml": ladder, "vqvae2_cifar10.toml and priors": coded, "pixelcnn_cifar10.toml": pixels}
+    return Table((f"{count} pictures, 32 x 32 in colour", "s", "share of the PixelCNN's"), [
+        (name, f"{seconds:.2f}", f"1 / {pixels / seconds:.0f}") for name, seconds in times.items()])
 
 
 def main() -> None:
