@@ -34,7 +34,7 @@ from audiovae.shapes import CodeSpec, Condition, DataSpec
 from audiovae.train import Experiment, train
 
 RECIPES = Path(__file__).parents[1] / "recipes/image_hierarchies"
-SHORT, LONG = 4, 24  # steps of the two runs whose difference is timed
+SHORT, LONG = 4, 44  # steps of the two runs whose difference is timed
 REPEATS = 5
 MIB = 2**20
 
