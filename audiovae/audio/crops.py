@@ -99,23 +99,32 @@ class CropSampler(UtteranceSampler):
         wanted = [self.augment.source(width, speed) if self.augment else width for speed in speeds]
         room = np.maximum(self._lengths[which] - wanted + 2 * beside, 0)
         starts = (generator.random(self.batch_size) * (room + 1)).astype(np.int64)
-        batch = self.at(which, starts)
-        for row, u, start, count, speed in zip(batch.x.numpy(), which, starts, wanted, speeds, strict=True):
-            if speed is not None and self.augment is not None:
-                whole = row[0] if self.corpus.channels == 1 else row
-                self._read(u, start - beside, source := np.zeros((*whole.shape[:-1], count), np.float32))
-                whole[...] = self.augment(source, width, speed, generator)
-        return batch
+        rows = self._rows(len(which))
+        for row, u, start, count, speed in zip(rows, which, starts - beside, wanted, speeds, strict=True):
+            if speed is None or self.augment is None:
+                self._read(u, start, row)
+            else:
+                self._read(u, start, source := np.zeros((*row.shape[:-1], count), np.float32))
+                row[...] = self.augment(source, width, speed, generator)
+        return self._batch(rows, which, starts)
 
     def at(self, which: NDArray[np.int64], starts: NDArray[np.int64]) -> Batch:
         """The crops of the utterances ``which`` that begin at ``starts``, as they are."""
-        channels = self.corpus.channels
-        x = np.zeros((len(which), channels, self.samples + 2 * self.beside), np.float32)
-        for row, u, start in zip(x, which, starts, strict=True):
-            self._read(u, start - self.beside, row[0] if channels == 1 else row)
+        rows = self._rows(len(which))
+        for row, u, start in zip(rows, which, starts - self.beside, strict=True):
+            self._read(u, start, row)
+        return self._batch(rows, which, starts)
+
+    def _rows(self, count: int) -> NDArray[np.float32]:
+        """Room for the samples of crops, (count, T), or (count, 2, T) of two channels."""
+        channels, width = self.corpus.channels, self.samples + 2 * self.beside
+        return np.zeros((count, width) if channels == 1 else (count, channels, width), np.float32)
+
+    def _batch(self, rows: NDArray[np.float32], which: NDArray[np.int64], starts: NDArray[np.int64]) -> Batch:
         rate = self.corpus.sample_rate
         names = tuple(f"{self.utterances[u].id} @ {s / rate:.2f} s" for u, s in zip(which, starts, strict=True))
-        return Batch(torch.from_numpy(x), self._condition(which, starts), names)
+        x = torch.from_numpy(rows)
+        return Batch(x if x.ndim == 3 else x[:, None], self._condition(which, starts), names)
 
     def tiles(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Utterances and starts of the crops that follow each other through all of the split, in its order."""
