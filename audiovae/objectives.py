@@ -24,7 +24,8 @@ from audiovae.errors import ConfigError
 from audiovae.image.features import FeatureNetwork, LabelledBatches
 from audiovae.likelihoods import Likelihood
 from audiovae.nn.spectral import SpectralPenalty
-from audiovae.rate_control import ConstantConfig, RateControl, RateControlConfig, sum_of_levels
+from audiovae.rate_control import RateControl, sum_of_levels
+from audiovae.rate_control_config import ConstantConfig, RateControlConfig
 from audiovae.shapes import Latent, Output
 
 Bound = Literal["elbo", "iwae"]

@@ -10,7 +10,7 @@ import torch
 
 from audiovae.checkpoint import save_model
 from audiovae.config import from_dict, merge
-from audiovae.rate_control import GecoConfig
+from audiovae.rate_control_config import GecoConfig
 from audiovae.train import Experiment, Trainee, build, build_rival
 
 ROOT = Path(__file__).parent.parent

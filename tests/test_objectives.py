@@ -14,16 +14,8 @@ from audiovae.criteria import JukeboxSpectralConfig, LogMelConfig, SampleL1Confi
 from audiovae.errors import ConfigError
 from audiovae.likelihoods import Bernoulli, Gaussian
 from audiovae.objectives import ObjectiveConfig
-from audiovae.rate_control import (
-    ConstantConfig,
-    Cyclical,
-    CyclicalConfig,
-    FreeBits,
-    FreeBitsConfig,
-    Linear,
-    LinearConfig,
-    RateControl,
-)
+from audiovae.rate_control import Cyclical, FreeBits, Linear, RateControl
+from audiovae.rate_control_config import ConstantConfig, CyclicalConfig, FreeBitsConfig, LinearConfig
 from audiovae.shapes import Latent, Output
 
 

@@ -28,7 +28,7 @@ from audiovae.errors import ConfigError, ExtraError, ShapeError
 from audiovae.likelihoods import BernoulliConfig
 from audiovae.models import AutoencoderConfig
 from audiovae.objectives import ObjectiveConfig
-from audiovae.rate_control import FreeBitsConfig
+from audiovae.rate_control_config import FreeBitsConfig
 from audiovae.shapes import DataSpec, Posterior
 
 

@@ -10,17 +10,8 @@ from torch import Tensor, nn
 from audiovae.bottlenecks import GaussianConfig
 from audiovae.config import from_dict
 from audiovae.errors import ConfigError
-from audiovae.rate_control import (
-    CapacityConfig,
-    ConstantRateConfig,
-    Geco,
-    GecoConfig,
-    RateControl,
-    RateControlConfig,
-    Target,
-    TotalCorrelation,
-    total_correlation,
-)
+from audiovae.rate_control import Geco, RateControl, Target, TotalCorrelation, total_correlation
+from audiovae.rate_control_config import CapacityConfig, ConstantRateConfig, GecoConfig, RateControlConfig
 from audiovae.shapes import Latent, Posterior
 
 
