@@ -95,9 +95,9 @@ class PictureCodec:
     def check_size(self, size: Grid) -> None:
         """Raise PictureError unless the model takes pictures of ``size`` (H, W)."""
         if not self._takes(size):
-            wanted = (f"pictures of {_sides(self.model.data.size or ())}" if getattr(self.model, "vector", False) else
+            wanted = (f"pictures of {in_sides(self.model.data.size or ())}" if getattr(self.model, "vector", False) else
                       f"sides that are multiples of its hop {self.model.hop}")
-            raise PictureError(f"a picture of {_sides(size)} (height x width), which does not fit the model: it "
+            raise PictureError(f"a picture of {in_sides(size)} (height x width), which does not fit the model: it "
                                f"wants {wanted}; crop or scale it.")
 
     @torch.no_grad()
@@ -225,9 +225,14 @@ def decode_picture(codec: PictureCodec, source: Path, target: Path, label: str |
 
 def _summary(codes: Codes) -> str:
     assert codes.canvas is not None
-    grids = " and ".join(_sides(grid) for grid in codes.canvas.grids)
-    return f"{_sides(codes.canvas.size)} pixels, codes of {grids}"
+    grids = " and ".join(in_sides(grid) for grid in codes.canvas.grids)
+    return f"{in_sides(codes.canvas.size)} pixels, codes of {grids}"
 
 
-def _sides(sides: Sequence[int]) -> str:
+def in_sides(sides: Sequence[int]) -> str:
+    """Height and width in words.
+
+    >>> in_sides((8, 12))
+    '8 x 12'
+    """
     return " x ".join(map(str, sides))

@@ -16,6 +16,7 @@ from audiovae.codes.prior import find_prior
 from audiovae.commands.arguments import AUDIO, CODES, attempt, find, parse, report_failures
 from audiovae.metrics.usage import code_counts, perplexity, usage
 from audiovae.models import Model
+from audiovae.picture_codec import in_sides
 
 WEIGHTS = {*PICKLES, ".safetensors"}  # told to be no model on their own, and not to be no audio
 
@@ -81,7 +82,7 @@ def code_lines(path: Path, prior: CodePrior | None = None) -> Iterator[str]:
         yield f"  {'label' if codes.canvas else 'speaker':<11} {codes.label}"
     for number, (level, hop, sizes) in enumerate(zip(codes.levels, codes.hops, codes.num_codes, strict=True)):
         steps = f"{level.shape[1]} steps of {hop} samples" if codes.canvas is None else (
-            f"{_sides(codes.canvas.grids[number])} codes of hop {hop}, "
+            f"{in_sides(codes.canvas.grids[number])} codes of hop {hop}, "
             f"{level.shape[1] * math.log2(math.prod(sizes)):.1f} bits without entropy coding")
         yield f"  level {number}     {steps}, {len(sizes)} quantizers"
         for stage, counts in enumerate(code_counts(level, sizes)):
@@ -99,11 +100,7 @@ def _picture(codes: Codes, canvas: Canvas) -> str:
     values = canvas.pixels * codes.channels * math.log2(canvas.values)
     told = ", ".join(f"{bits:.0f} bits {how} ({bits / canvas.pixels:.2f} a pixel)" for bits, how in (
         (codes.bits, "as stored"), (codes.nominal_bits, "of codes without entropy coding"), (values, "of values")))
-    return f"codes of a picture of {_sides(canvas.size)}, {told}"
-
-
-def _sides(sides: tuple[int, ...]) -> str:
-    return " x ".join(map(str, sides))
+    return f"codes of a picture of {in_sides(canvas.size)}, {told}"
 
 
 def corpus_lines(path: Path) -> Iterator[str]:

@@ -23,6 +23,7 @@ from audiovae.metrics.bounds import evidence, log_likelihood
 from audiovae.metrics.generation import frechet_distance
 from audiovae.metrics.groups import GroupUse, silent
 from audiovae.models import Model
+from audiovae.report import compression
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))
@@ -62,7 +63,7 @@ def coded(run: Path, source: Source, limit: int) -> Numbers:
     with torch.enable_grad():
         network = classifier_of(source)
     apart = frechet_distance(network.extract(x).vectors, network.extract(restored).vectors)
-    return {"bits": bits_of_codes(model, codes[0]), "squared error": float(error.mean()),
+    return {"bits": compression(model, x.shape[2:]).rows[-1][4], "squared error": float(error.mean()),
             "PSNR, dB": float((-10 * error.log10()).mean()), f"Fréchet distance ({network.title})": apart,
             **used(model, codes), "million weights": sum(p.numel() for p in model.parameters()) / 1e6}
 
@@ -76,12 +77,6 @@ def used(model: Model, codes: list[tuple[torch.Tensor, ...]]) -> Numbers:
         found |= {f"level {level}: used, %": 100 * float(np.mean([metrics.usage(count) for count in counts])),
                   f"level {level}: perplexity": float(np.mean([metrics.perplexity(count) for count in counts]))}
     return found
-
-
-def bits_of_codes(model: Model, codes: tuple[torch.Tensor, ...]) -> float:
-    """Of one example, at log2 K bits a code."""
-    return float(sum(its[0, 0].numel() * np.log2(level.num_codes).sum()
-                     for its, level in zip(codes, model.code_levels, strict=True)))
 
 
 CELLS = "model.cells."
