@@ -3,7 +3,8 @@
 Each knows its ``hop`` (data steps per latent step, on every axis) and its receptive ``field``. Of a batch that is
 padded along time, those on a grid take ``lengths`` (B,), in latent steps: each gets what it would get alone. An
 encoder to one vector for the whole example gives a grid of 1 in every axis, and has no field: it reads all there is.
-A conditional encoder, q(z|x, y), is told a vector (B, E) too.
+A conditional encoder, q(z|x, y), is told a vector (B, E) too; or (B K, E), K for each example in turn, and gives as
+many rows.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from audiovae.audio.features import LogMel
 from audiovae.config import Config, Count, Weight, Whole
-from audiovae.errors import ConfigError
+from audiovae.errors import ConfigError, ShapeError
 from audiovae.nn.conv import Downsample, SameConv, is_causal, within
 from audiovae.nn.convnext import ConvNeXtStack
 from audiovae.nn.field import Field, Part, compose
@@ -62,6 +63,7 @@ class StridedEncoder(nn.Module):
         check("StridedEncoder", x, self.channels, self.dims)
         check_grid("StridedEncoder", x, self.hop)
         steps = x.shape[-1] // self.hop
+        x = x if vector is None else repeated(x, len(vector))
         for layer in self.layers:
             mask = None if lengths is None else within(lengths, steps, x.shape[-1])[:, None]
             x = x if mask is None else x * mask
@@ -123,7 +125,8 @@ class SpectralEncoder(nn.Module):
         check_grid("SpectralEncoder", x, self.hop)
         steps = x.shape[-1] // self.hop
         mask = None if lengths is None else within(lengths, steps, steps)[..., None]
-        return self._out(self.stack(self._into(x, lengths), vector, mask))
+        h = self._into(x, lengths)
+        return self._out(self.stack(h if vector is None else repeated(h, len(vector)), vector, mask))
 
     def parts(self, vector: Tensor | None = None) -> list[Part]:
         """What the encoder is made of, first to last: for a stream, which runs each over what is new to it."""
@@ -147,6 +150,19 @@ class SpectralEncoder(nn.Module):
 
     def _mean(self, x: Tensor) -> Tensor:
         return F.avg_pool1d(x, 2 * self.reach + 1, 1, self.reach)
+
+
+def repeated(x: Tensor, rows: int) -> Tensor:
+    """Each of the B rows of x so many times in turn that there are ``rows``; ShapeError if B is no part of it.
+
+    >>> repeated(torch.tensor([1, 2]), 4)
+    tensor([1, 1, 2, 2])
+    """
+    times, rest = divmod(rows, len(x))
+    if rest or not times:
+        raise ShapeError(f"an encoder of {len(x)} examples wants as many vectors for each, got {rows} in all: tell "
+                         "each example the same number.")
+    return x if times == 1 else x.repeat_interleave(times, 0)
 
 
 def warping(factors: Tensor, bands: int) -> Tensor:
@@ -183,8 +199,15 @@ class MLPEncoder(nn.Module):
 
     def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
         check_size("MLPEncoder", x, self.channels, self.size)
-        h = x.flatten(1) if vector is None else torch.cat([x.flatten(1), vector], dim=1)
-        return self.layers(h).view(len(x), -1, *[1] * len(self.size))
+        h = x.flatten(1)
+        if vector is None:
+            h = self.layers(h)
+        else:  # the first layer is linear: what it makes of the data is the same for all that an example is told
+            first = self.layers[0]
+            of_data, of_vector = first.weight.split([h.shape[1], vector.shape[1]], dim=1)
+            h = repeated(F.linear(h, of_data, first.bias), len(vector)) + F.linear(vector, of_vector)
+            h = self.layers[1:](h)
+        return h.view(len(h), -1, *[1] * len(self.size))
 
 
 class VectorEncoder(nn.Module):
@@ -202,7 +225,7 @@ class VectorEncoder(nn.Module):
     def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
         check_size("VectorEncoder", x, self.channels, self.size)
         h = F.relu(self.inner(x, vector))
-        return self.out(h.flatten(1)).view(len(x), -1, *[1] * len(self.size))
+        return self.out(h.flatten(1)).view(len(h), -1, *[1] * len(self.size))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from audiovae.checkpoint import load_model
 from audiovae.config import from_dict
-from audiovae.errors import ConfigError
+from audiovae.errors import ConfigError, ShapeError
 from audiovae.models import ModelConfig, SemiSupervised
 from audiovae.objectives import ObjectiveConfig
 from audiovae.shapes import Condition, DataSpec
@@ -53,6 +53,23 @@ def test_the_bound_is_the_sum_over_labels(monkeypatch):
     monkeypatch.undo()
     expected = sum(bound_by_loop(model, x[i], int(label[i])) for i in range(4)) / 4
     assert float(loss.elbo) == pytest.approx(expected, rel=1e-5)
+
+
+STRIDED = {"kind": "strided", "strides": [2], "width": 8}
+
+
+@pytest.mark.parametrize("encoder", [SMALL, SMALL | {"activation": "glu"}, STRIDED])
+@torch.no_grad()
+def test_an_encoder_told_several_labels_is_the_encoder_told_each(encoder):
+    model, x, told = small_model(encoder=encoder).autoencoder.encoder, torch.rand(2, 1, 4, 4), torch.randn(6, 4)
+    one_by_one = torch.cat([model(x[i // 3:i // 3 + 1], told[i:i + 1]) for i in range(6)])
+    torch.testing.assert_close(model(x, told), one_by_one)
+    with pytest.raises(ShapeError, match="2 examples wants"):
+        model(x, told[:5])
+
+
+def test_the_label_is_never_hidden():
+    assert small_model(label_dropout=0.5).autoencoder.embedding.dropout == 0
 
 
 def test_only_labelled_examples_teach_the_classifier_by_their_labels():

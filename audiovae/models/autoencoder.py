@@ -108,10 +108,15 @@ class Autoencoder(nn.Module):
         return (1,) * len(size) if self.vector else grid_of("model", size, self.hop)
 
     def forward(self, x: Tensor, condition: Condition | None = None, samples: int = 1) -> Output:
-        """Data (B, C, *grid) through the model, with ``samples`` K latents drawn for each example."""
+        """Data (B, C, *grid) through the model, with ``samples`` K latents drawn for each example.
+
+        A told encoder also takes conditions of B K rows, K for each example in turn: one latent is drawn for each.
+        """
         seen = self.corruption(x) if self.corruption is not None and self.training else x
         vector = self._vector(condition, len(x))
         h = self.encoder(seen, vector if self.told_encoder else None)
+        if len(h) > len(x):
+            x = x.repeat_interleave(len(h) // len(x), 0)
         if samples > 1:
             h, x = h.repeat_interleave(samples, 0), x.repeat_interleave(samples, 0)
             vector = vector.repeat_interleave(samples, 0) if vector is not None else None

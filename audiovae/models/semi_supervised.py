@@ -10,7 +10,7 @@ models. On the latents of a VAE trained before (M1) as its data, it is M1 + M2 (
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -87,7 +87,7 @@ class SemiSupervised(nn.Module):
         weights = torch.where(known[:, None], F.one_hot(label.clamp(min=0), count), log_chance.exp())
 
         every = Condition(torch.arange(count, device=x.device).repeat(len(x)))
-        output = self.autoencoder(x.repeat_interleave(count, 0), every)
+        output = self.autoencoder(x, every)
         z = output.latents[0]
         rate = (weights * z.rate.view(-1, count)).sum(1)
         cost = torch.where(known, 0.0, (weights * log_chance).sum(1)) + math.log(count)
@@ -131,7 +131,7 @@ class SemiSupervisedConfig(Config):
     kind: Literal["semi_supervised"] = "semi_supervised"
     autoencoder: AutoencoderConfig = AutoencoderConfig(
         encoder=MLPEncoderConfig(), decoder=MLPDecoderConfig(), bottleneck=GaussianBottleneckConfig(dim=50),
-        condition_dim=16, condition_encoder=True, label_dropout=0.0)
+        condition_dim=16, condition_encoder=True)
     classifier: EncoderConfig = MLPEncoderConfig()
 
     def build(self, data: DataSpec) -> SemiSupervised:
@@ -140,5 +140,6 @@ class SemiSupervisedConfig(Config):
         if not (self.autoencoder.condition_dim and self.autoencoder.condition_encoder):
             raise ConfigError("model 'semi_supervised' tells encoder and decoder the label: set condition_dim and "
                               "condition_encoder of model.autoencoder.")
-        return SemiSupervised(self.autoencoder.build(data),
+        never_hidden = replace(self.autoencoder, label_dropout=0.0)  # the label is a latent: it is always told
+        return SemiSupervised(never_hidden.build(data),
                               vector_encoder(self.classifier, data, len(data.labels), condition_dim=0))
