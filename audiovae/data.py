@@ -14,7 +14,7 @@ from audiovae.audio.augment import AugmentConfig
 from audiovae.audio.crops import CorpusSource, CropSampler
 from audiovae.checkpoint import load_model
 from audiovae.code_data import CodesData
-from audiovae.config import Config, Count, Positive
+from audiovae.config import Config, Count, Positive, Weight
 from audiovae.errors import ConfigError
 from audiovae.image.pictures import PartName
 from audiovae.image.sets import (
@@ -88,7 +88,7 @@ class LatentsSource:
         if (model.data.channels, model.data.size) != (self.inner.spec.channels, self.inner.spec.size):
             raise ConfigError(f"data.model {config.model} was trained on {model.data}, but data.data has "
                               f"{self.inner.spec}.")
-        self.seed, self.model = seed, model
+        self.seed, self.model, self.temperature = seed, model, config.temperature
         model.requires_grad_(False)
         size = self._encoded(next(self.inner.batches("valid", size=1)), draw=False).x.shape[2:]
         self.spec = DataSpec(channels=1, dims=1, labels=self.inner.spec.labels, size=tuple(size))
@@ -116,7 +116,7 @@ class LatentsSource:
         parameters = self.model.encode(batch.x, batch.condition)
         z = self.model.bottleneck.decode(parameters)
         if draw and parameters.shape[1] == 2 * z.shape[1]:  # a normal: its means, then its log-variances
-            deviation = (0.5 * parameters[:, z.shape[1]:]).exp()
+            deviation = self.temperature * (0.5 * parameters[:, z.shape[1]:]).exp()
             z = z + deviation * torch.randn(z.shape, generator=dice)
         return replace(batch, x=z.flatten(1).unsqueeze(1))
 
@@ -141,10 +141,14 @@ class AudioData(Config):
 
 @dataclass(frozen=True)
 class LatentsData(Config):
-    """The latents of the trained ``model`` (a checkpoint or run) on pictures, in place of the pictures."""
+    """The latents of the trained ``model`` (a checkpoint or run) on pictures, in place of the pictures.
+
+    temperature : spread of the draws for training, times the posterior's; 0 trains on its means.
+    """
 
     kind: Literal["latents"] = "latents"
     model: str = ""
+    temperature: Weight = 1.0
     data: PictureConfig = DigitsData()
 
     def build(self, seed: int) -> LatentsSource:

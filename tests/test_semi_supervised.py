@@ -1,6 +1,7 @@
 """M2 by its own sum over labels, written as a loop, and by what a few labels buy it on two made-up shapes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from audiovae.checkpoint import load_model
 from audiovae.config import from_dict
+from audiovae.corruption import Masking
 from audiovae.errors import ConfigError, ShapeError
 from audiovae.models import ModelConfig, SemiSupervised
 from audiovae.objectives import ObjectiveConfig
@@ -70,6 +72,29 @@ def test_an_encoder_told_several_labels_is_the_encoder_told_each(encoder):
 
 def test_the_label_is_never_hidden():
     assert small_model(label_dropout=0.5).autoencoder.embedding.dropout == 0
+
+
+def test_what_examples_without_a_label_tell_the_classifier_grows():
+    def steepness(steps: int) -> Tensor:
+        torch.manual_seed(0)
+        model, x = small_model(), torch.rand(4, 1, 4, 4)
+        model.warmup, model.steps = 10, torch.tensor(steps)
+        ObjectiveConfig().build(None)(model(x), x, model.likelihood, 0.0).total.backward()
+        assert int(model.steps) == min(steps + 1, 10)
+        return next(model.classifier.parameters()).grad
+
+    full = steepness(10)
+    assert full.abs().max() > 0
+    torch.testing.assert_close(steepness(0), torch.zeros_like(full))
+    torch.testing.assert_close(steepness(3), 0.3 * full)
+
+
+def test_only_the_classifier_reads_noise_and_only_in_training():
+    model, x = small_model(), torch.rand(4, 1, 4, 4)
+    model.corruption = Masking(share=1.0)
+    blank = model.classify(torch.zeros_like(x))
+    torch.testing.assert_close(model(x).latents[1].z, blank)
+    torch.testing.assert_close(model.eval()(x).latents[1].z, model.classify(x))
 
 
 def test_only_labelled_examples_teach_the_classifier_by_their_labels():
@@ -145,3 +170,5 @@ def test_latents_of_a_trained_model_are_data_of_their_own(tmp_path):
     mean, log_variance = m1.encode(seen.x).chunk(2, dim=1)
     standard = ((shown.x[:, 0] - mean[..., 0, 0]) / (log_variance[..., 0, 0] / 2).exp()).detach()
     assert abs(float(standard.mean())) < 0.15 and abs(float(standard.std()) - 1) < 0.1
+    means = replace(second.data, temperature=0.0).build(seed=0)
+    torch.testing.assert_close(means.batch(3).x[:, 0], mean[..., 0, 0])

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from audiovae.bottlenecks import GaussianConfig as GaussianBottleneckConfig
 from audiovae.bottlenecks.base import Bottleneck
-from audiovae.config import Config
+from audiovae.config import Config, Whole
+from audiovae.corruption import CorruptionConfig
 from audiovae.decoders import MLPDecoderConfig
 from audiovae.encoders import Encoder, EncoderConfig, MLPEncoderConfig, vector_encoder
 from audiovae.errors import ConfigError
@@ -35,6 +36,9 @@ class SemiSupervised(nn.Module):
     ----------
     autoencoder : its encoder and decoder both told the label.
     classifier : (B, C, *size) -> logits (B, S, 1) or (B, S, 1, 1).
+    corruption : noise on what the classifier reads in training, or None.
+    warmup : training steps over which what examples without a label tell the classifier grows from nothing to its full
+        weight. From the start, they would make of the labels whatever clusters an untrained decoder tells apart.
 
     >>> data = DataSpec(channels=1, dims=2, labels=("odd", "even"), size=(8, 8), levels=2)
     >>> model = SemiSupervisedConfig().build(data)
@@ -46,10 +50,15 @@ class SemiSupervised(nn.Module):
     code_levels: tuple[CodeLevel, ...] = ()
     autoencoder: Autoencoder
     classifier: Encoder
+    corruption: nn.Module | None
+    steps: Tensor
 
-    def __init__(self, autoencoder: Autoencoder, classifier: Encoder):
+    def __init__(self, autoencoder: Autoencoder, classifier: Encoder, corruption: nn.Module | None = None,
+                 warmup: int = 0):
         super().__init__()
         self.autoencoder, self.classifier, self.data = autoencoder, classifier, autoencoder.data
+        self.corruption, self.warmup = corruption, warmup
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # of training, so far
 
     @property
     def encoder(self) -> Encoder:
@@ -82,8 +91,9 @@ class SemiSupervised(nn.Module):
         count = len(self.data.labels)
         label = condition.label if condition is not None else None
         label = torch.full((len(x),), -1, device=x.device) if label is None else label
-        known, logits = label >= 0, self.classify(x)
-        log_chance = logits.log_softmax(1)
+        known = label >= 0
+        logits = self.classify(self.corruption(x) if self.corruption is not None and self.training else x)
+        log_chance = self._warming(logits.log_softmax(1))
         weights = torch.where(known[:, None], F.one_hot(label.clamp(min=0), count), log_chance.exp())
 
         every = Condition(torch.arange(count, device=x.device).repeat(len(x)))
@@ -96,6 +106,14 @@ class SemiSupervised(nn.Module):
                       stats={"labelled": known.float().mean()})
         summed = Latent(z=z.z, rate=rate, stats=z.stats, losses=z.losses, log_ratio=rate)
         return Output((summed, told), output.params, weights)
+
+    def _warming(self, log_chance: Tensor) -> Tensor:
+        """``log_chance`` as it is; in the first steps of training less of its gradient goes back."""
+        if not self.training or self.steps >= self.warmup:
+            return log_chance
+        share = self.steps / self.warmup
+        self.steps += 1
+        return share * log_chance + (1 - share) * log_chance.detach()
 
     def encode(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """The posterior's parameters of z, for the label given or, where unknown, the likeliest: (B, 2 D, ...)."""
@@ -126,13 +144,18 @@ class SemiSupervised(nn.Module):
 
 @dataclass(frozen=True)
 class SemiSupervisedConfig(Config):
-    """``autoencoder`` needs a condition in encoder and decoder; ``classifier`` is any encoder to one vector."""
+    """``autoencoder`` needs a condition in encoder and decoder; ``classifier`` is any encoder to one vector.
+
+    corruption, warmup : see :class:`SemiSupervised`.
+    """
 
     kind: Literal["semi_supervised"] = "semi_supervised"
     autoencoder: AutoencoderConfig = AutoencoderConfig(
         encoder=MLPEncoderConfig(), decoder=MLPDecoderConfig(), bottleneck=GaussianBottleneckConfig(dim=50),
         condition_dim=16, condition_encoder=True)
     classifier: EncoderConfig = MLPEncoderConfig()
+    corruption: CorruptionConfig | None = None
+    warmup: Whole = 0
 
     def build(self, data: DataSpec) -> SemiSupervised:
         if not data.labels:
@@ -142,4 +165,5 @@ class SemiSupervisedConfig(Config):
                               "condition_encoder of model.autoencoder.")
         never_hidden = replace(self.autoencoder, label_dropout=0.0)  # the label is a latent: it is always told
         return SemiSupervised(never_hidden.build(data),
-                              vector_encoder(self.classifier, data, len(data.labels), condition_dim=0))
+                              vector_encoder(self.classifier, data, len(data.labels), condition_dim=0),
+                              self.corruption.build() if self.corruption is not None else None, self.warmup)
