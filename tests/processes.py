@@ -2,7 +2,7 @@
 
 A process that starts anew spends seconds on imports, far more than most tests have it do. These are whole processes
 all the same: with memory and limits of their own, at the ends of pipes, to be interrupted and killed. What only a
-start from nothing shows, `test_commands.py` tries once for each command.
+start from nothing shows, `test_commands.py` and `test_train.py` try once for each of the main commands.
 """
 
 import multiprocessing
