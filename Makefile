@@ -10,7 +10,7 @@ BASELINE := runs/baseline
 
 .PHONY: test demo music baseline lint clean
 test: .venv/.test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 demo: .venv/.demo
 	@$(BIN)/python recipes/demo/demo.py demo
@@ -30,7 +30,7 @@ lint: .venv/.dev
 
 .venv/.%: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.$(if $(filter core,$*),,[$*])'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.$(if $(filter core,$*),,[$*])'
 	@touch $@
 
 clean:

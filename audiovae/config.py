@@ -5,6 +5,7 @@ registry, and each class knows how to ``build`` its part. Unknown keys fail with
 """
 
 import dataclasses
+import functools
 import tomllib
 import types
 import typing
@@ -33,6 +34,12 @@ class Config:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
 
+@functools.cache
+def _adapter(cls: type[T]) -> TypeAdapter[T]:
+    """Made once for a class: pydantic takes longer over the union of all models than over a step of training."""
+    return TypeAdapter(cls)
+
+
 def from_dict(cls: type[T], values: dict[str, Any], source: str = "config") -> T:
     """Build the config ``cls`` from nested ``values``; strings are converted ("5e-4" is a float).
 
@@ -48,14 +55,14 @@ def from_dict(cls: type[T], values: dict[str, Any], source: str = "config") -> T
     20
     """
     try:
-        return TypeAdapter(cls).validate_python(_with_kinds(cls, values))
+        return _adapter(cls).validate_python(_with_kinds(cls, values))
     except ValidationError as error:
         raise ConfigError(f"{source}: {_explain(cls, error)}") from None
 
 
 def to_dict(config: Config) -> dict[str, Any]:
     """The config as plain nested values, every default written out; the inverse of :func:`from_dict`."""
-    return TypeAdapter(type(config)).dump_python(config, mode="json")
+    return _adapter(type(config)).dump_python(config, mode="json")
 
 
 def read(cls: type[T], path: str | Path, overrides: Mapping[str, Any] | None = None) -> T:

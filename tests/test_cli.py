@@ -1,17 +1,16 @@
 """The ends of the command line: wrong usage, several inputs of which some are bad, pipes and full disks."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from processes import Process, command, run
 from test_checkpoint import CONFIG, SPEC
 
 from audiovae.checkpoint import save_model
@@ -167,34 +166,28 @@ def test_the_original_is_never_written_over(work, cli):
     assert Path("a.wav").read_bytes() != original, "but where it is named it is replaced"
 
 
-def installed(*words, limit=None, **streams):
-    def small_files():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    return subprocess.run([COMMAND, *words], text=True, timeout=120, preexec_fn=small_files if limit else None,
-                          stderr=subprocess.PIPE, **{"stdout": subprocess.PIPE, **streams})
-
-
 def test_training_on_a_full_disk_leaves_no_half_of_a_checkpoint(tmp_path):
     config = tmp_path / "digits.toml"
     config.write_text(DIGITS)
-    result = installed("train", config, "-o", tmp_path / "run", limit=20000)  # the log fits, the weights do not
+    result = run("train", config, "-o", tmp_path / "run", limit=20000)  # the log fits, the weights do not
     assert result.returncode == 2
     assert result.stderr == f"audiovae: train: {tmp_path}/run/checkpoint-00000003 cannot be written: file too large.\n"
     assert not [path for path in (tmp_path / "run").iterdir() if "checkpoint" in path.name]
 
 
 def test_evaluate_on_a_full_disk_says_so(work):
-    result = installed("evaluate", "a.wav", "--model", "model", "-o", "out", limit=100)
+    result = run("evaluate", "a.wav", "--model", "model", "-o", "out", limit=100)
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1 and not Path("out").exists()
     assert result.stderr.startswith("audiovae: evaluate: out/evaluation.json cannot be written: file too large")
 
 
-def test_a_reader_that_leaves_and_an_output_that_is_full(work):
+def test_a_reader_that_leaves_and_an_output_that_is_full():
+    def installed(*words, stdout):
+        return subprocess.run([COMMAND, *words], text=True, timeout=120, stdout=stdout, stderr=subprocess.PIPE)
+
     read, write = os.pipe()
     os.close(read)
-    left = installed("inspect", "a.wav", stdout=write)
+    left = installed("--help", stdout=write)
     os.close(write)
     assert (left.returncode, left.stderr) == (141, "")
     with open("/dev/full", "w") as full:
@@ -206,14 +199,12 @@ def test_interrupted_nothing_is_left(work):
     minute = np.random.default_rng(0).standard_normal(SPEC.sample_rate * 60) / 9
     soundfile.write("long.wav", np.tile(minute, 120), 8000, subtype="PCM_U8")  # long enough to be met at work
     before = names()
-    command = [COMMAND, "encode", "long.wav", "a.wav", "-o", "out", "--model", "model"]
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a suite run in a shell's background ignores it
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
+    process = Process(command, "encode", "long.wav", "a.wav", "-o", "out", "--model", "model")
     for _ in range(12_000):
         if Path("out").exists():  # it has begun to write
             break
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and said.splitlines()[-1] == "audiovae: encode: interrupted."
+    stopped = process.done()
+    assert stopped.returncode == 130 and stopped.stderr.splitlines()[-1] == "audiovae: encode: interrupted."
     assert names() == before

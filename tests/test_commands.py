@@ -1,9 +1,7 @@
 """The installed command: what it does, and one clear line with exit code 2 for whatever is wrong."""
 
 import pickle
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from processes import run
 from test_checkpoint import CONFIG, SPEC
 
 from audiovae.checkpoint import save_model
@@ -21,13 +20,9 @@ COMMAND = Path(sys.executable).with_name("audiovae")
 RATE, HOP = SPEC.sample_rate, 8
 
 
-def run(*words, limit=None):
-    def small_files():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    return subprocess.run([COMMAND, *map(str, words)], capture_output=True, text=True, timeout=120,
-                          preexec_fn=small_files if limit else None)
+def installed(*words):
+    """The command as it is started from a shell: nothing is imported yet."""
+    return subprocess.run([COMMAND, *map(str, words)], capture_output=True, text=True, timeout=120)
 
 
 def refused(result, *said):
@@ -78,10 +73,10 @@ def mixed(tmp_path_factory):
 
 
 def test_help_and_version_are_there():
-    top = run("--help")
+    top = installed("--help")
     assert top.returncode == 0 and all(name in top.stdout for name in COMMANDS) and "example" in top.stdout
-    assert run("--version").stdout.startswith("audiovae 0.")
-    result = run("encode", "--help")  # that of every command: test_cli.py
+    assert installed("--version").stdout.startswith("audiovae 0.")
+    result = installed("encode", "--help")  # that of every command: test_cli.py
     assert result.returncode == 0 and "Example: audiovae encode" in result.stdout
 
 
@@ -92,17 +87,18 @@ def test_the_front_door_imports_nothing_heavy():
 
 
 def test_from_recording_to_codes_and_back_over_a_tree(model, mixed, tmp_path):
-    result = run("encode", mixed / "good", "-o", tmp_path / "codes", "--model", model)
+    result = installed("encode", mixed / "good", "-o", tmp_path / "codes", "--model", model)
     assert result.returncode == 0, result.stderr
     found = sorted(str(p.relative_to(tmp_path / "codes")) for p in (tmp_path / "codes").rglob("*.codes"))
     assert found == ["a.codes", "deep/high.codes", "deep/music.codes", "deep/six.codes", "deep/speech.codes"]
-    told = run("inspect", tmp_path / "codes", model, mixed / "good/a.wav")
+    told = installed("inspect", tmp_path / "codes", model, mixed / "good/a.wav")
     assert told.returncode == 0 and "codes of 0.50 s at 8000 Hz" in told.stdout and "parameters" in told.stdout
-    result = run("decode", tmp_path / "codes", "-o", tmp_path / "out", "--model", model, "--speaker", "bert")
+    result = installed("decode", tmp_path / "codes", "-o", tmp_path / "out", "--model", model, "--speaker", "bert")
     assert result.returncode == 0, result.stderr
     assert soundfile.info(tmp_path / "out/a.wav").frames == 4000
     assert soundfile.info(tmp_path / "out/deep/high.wav").frames == 4000
-    voices = run("convert", mixed / "good/a.wav", "--to", "anna", "bert", "-o", tmp_path / "said", "--model", model)
+    voices = installed("convert", mixed / "good/a.wav", "--to", "anna", "bert", "-o", tmp_path / "said",
+                       "--model", model)
     assert voices.returncode == 0, voices.stderr
     assert sorted(p.name for p in (tmp_path / "said").iterdir()) == ["a-to-anna.wav", "a-to-bert.wav"]
     exported = run("encode", mixed / "good/a.wav", "-o", tmp_path / "a.npz", "--model", model)
@@ -200,8 +196,8 @@ def test_outputs_that_cannot_be_written(model, mixed, tmp_path):
 
 
 def test_evaluate_measures_and_names_what_it_could_not(model, mixed, tmp_path):
-    result = run("evaluate", mixed / "good/a.wav", mixed / "bad/silent.wav", mixed / "good/deep/music.mp3",
-                 "--model", model, "-o", tmp_path / "evaluation")
+    result = installed("evaluate", mixed / "good/a.wav", mixed / "bad/silent.wav", mixed / "good/deep/music.mp3",
+                       "--model", model, "-o", tmp_path / "evaluation")
     assert result.returncode == 2 and "1 of 3 files failed" in result.stderr
     for words in ("SI-SDR, dB", "PESQ-wb", "perplexity", "× real time"):
         assert words in result.stdout
@@ -210,7 +206,7 @@ def test_evaluate_measures_and_names_what_it_could_not(model, mixed, tmp_path):
 
 
 def test_prepare_lists_what_it_rejects(mixed, tmp_path):
-    result = run("prepare", mixed, "-o", tmp_path / "corpus", "--layout", "flat", "--test", "0", "--valid", "0")
+    result = installed("prepare", mixed, "-o", tmp_path / "corpus", "--layout", "flat", "--test", "0", "--valid", "0")
     assert result.returncode == 0, result.stderr
     rejected = (tmp_path / "corpus/rejected.tsv").read_text()
     assert all(name in rejected for name in ("nan.wav", "silent.wav", "empty.wav", "text.wav", "cut.wav"))

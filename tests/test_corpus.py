@@ -3,8 +3,6 @@
 import json
 import os
 import pickle
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 import scipy.signal
 import soundfile
 import torch
+from processes import Process
 
 from audiovae.audio.corpus import Corpus
 from audiovae.audio.crops import CropSampler
@@ -193,17 +192,8 @@ def test_corpora_that_cannot_be_made_leave_nothing(recordings, tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="no such limits")
 def test_a_full_disk_leaves_no_corpus(recordings, tmp_path):
-    script = """
-import resource, sys
-from audiovae.audio.prepare import prepare_corpus
-from audiovae.errors import OutputError
-resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-try: prepare_corpus(sys.argv[1], sys.argv[2])
-except OutputError as error: print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", script, str(recordings), str(tmp_path / "c")],
-                          capture_output=True, text=True, check=False)  # fmt: skip
-    assert done.stdout == f"{tmp_path / 'c'} cannot be written: file too large.\n" and done.stderr == ""
+    done = Process(prepare_corpus, recordings, tmp_path / "c", limit=50_000).done()
+    assert done.stderr.endswith(f"OutputError: {tmp_path / 'c'} cannot be written: file too large.\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,14 +3,13 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from processes import Process, command
 from test_checkpoint import CONFIG, SPEC
 
 from audiovae import corpus_encoding
@@ -26,7 +25,6 @@ from audiovae.errors import EngineError
 from audiovae.parallel import ahead, in_order
 from audiovae.shards import read_shards
 
-COMMAND = Path(sys.executable).with_name("audiovae")
 RATE = SPEC.sample_rate
 HOURS = ("--shard-hours", str(5 / 3600))  # five recordings of a second
 
@@ -81,14 +79,14 @@ def encoded(monkeypatch):
 
 def killed(words, until):
     """Start `audiovae encode`, and kill it without mercy once ``until`` gives true."""
-    process = subprocess.Popen([COMMAND, "encode", *map(str, words)], stderr=subprocess.PIPE)
+    process = Process(command, "encode", *words)
     for _ in range(60_000):
-        if until() or process.poll() is not None:
+        if until() or not process.running():
             break
         time.sleep(0.002)
-    assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    done = process.done()
+    assert done.returncode == -signal.SIGKILL, done
 
 
 def versions(folder, pattern):

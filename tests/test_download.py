@@ -4,21 +4,18 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 import zipfile
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import soundfile
-from test_commands import refused, run
+from processes import Process, command, run
+from test_commands import refused
 
 from audiovae.audio.vctk import RELEASES, download_vctk
 from audiovae.cli import main
@@ -273,16 +270,11 @@ def test_the_command_stopped_in_the_middle_goes_on(made, tmp_path):
     part = tmp_path / "data" / f"{NAME}.part"
     half = len(made) // 2
     with Server(made, hold=half) as server:
-        words = [sys.executable, "-m", "audiovae.cli", *map(str, wanted(server, tmp_path, made))]
-        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a suite run in a shell's background ignores it
-        stopped = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
-        try:
-            arrived(part)
-            stopped.send_signal(signal.SIGINT)
-            _, said = stopped.communicate(timeout=240)
-        finally:
-            stopped.kill()
-        assert stopped.returncode == 130 and said == "audiovae: prepare: interrupted.\n"
+        process = Process(command, *wanted(server, tmp_path, made))
+        arrived(part)
+        process.send_signal(signal.SIGINT)
+        stopped = process.done()
+        assert stopped.returncode == 130 and stopped.stderr == "audiovae: prepare: interrupted.\n"
     have = part.stat().st_size
     assert PIECE < have <= half and part.read_bytes() == made[:have] and not (tmp_path / "corpus").exists()
     with Server(made) as server:
@@ -334,12 +326,11 @@ def test_the_older_version_lies_a_folder_deeper(tmp_path, monkeypatch):
 def test_a_process_that_is_killed_leaves_what_it_has(made, tmp_path):
     """Without a chance to clean up: SIGKILL."""
     part = tmp_path / "data" / f"{NAME}.part"
-    script = f"from audiovae.download import fetch; import sys; fetch(sys.argv[1], {str(part.with_suffix(''))!r})"
     with Server(made, hold=3 * PIECE) as server:
-        killed = subprocess.Popen([sys.executable, "-c", script, server.url], env=os.environ)
+        process = Process(fetch, server.url, part.with_suffix(""))
         arrived(part)
-        killed.kill()
-        killed.wait()
+        process.send_signal(signal.SIGKILL)
+        assert process.done().returncode == -signal.SIGKILL
     have = part.stat().st_size
     with Server(made) as server:
         fetch(server.url, part.with_suffix(""), md5(made))

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 import soundfile
-from test_commands import run
+from processes import run
 
 from audiovae.cli import main
 

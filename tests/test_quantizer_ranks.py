@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from processes import Process
 from torch import distributed as dist
-from torch import multiprocessing
 
 from audiovae.bottlenecks import RVQConfig, VQConfig
 from audiovae.bottlenecks.ranks import pick
@@ -34,6 +34,7 @@ def train(name, share=slice(None)):
 
 
 def one_rank(rank, folder):
+    rank = int(rank)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     start = sum(SPLIT[:rank])
     out = {name: train(name, slice(start, start + SPLIT[rank])) for name in CONFIGS}
@@ -46,7 +47,9 @@ def one_rank(rank, folder):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(one_rank, args=(str(folder),), nprocs=2)
+    processes = [Process(one_rank, rank, folder) for rank in range(2)]
+    for done in [its.done() for its in processes]:
+        assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -155,7 +155,8 @@ class LinearVAE(nn.Module):
     def forward(self, batch: int = 128) -> tuple[Tensor, Latent]:
         x = torch.randn(batch, self.LATENT) @ self.mixing + self.SIGMA * torch.randn(batch, self.DATA)
         latent = self.bottleneck(self.encoder(x).unsqueeze(2))
-        error = torch.distributions.Normal(self.decoder(latent.z.squeeze(2)), self.SIGMA).log_prob(x)
+        mean = self.decoder(latent.z.squeeze(2))
+        error = torch.distributions.Normal(mean, self.SIGMA, validate_args=False).log_prob(x)
         return -error.sum(1).mean(), latent
 
 

@@ -14,7 +14,8 @@ from audiovae.code_data import CodesData
 from audiovae.config import read
 from audiovae.data import AudioData
 from audiovae.image.sets import ArchiveData, FolderData
-from audiovae.models import HierarchicalConfig, LadderConfig, LevelConfig, ModelConfig, MultiresConfig
+from audiovae.models import DensityConfig, HierarchicalConfig, LadderConfig, LevelConfig, ModelConfig, MultiresConfig
+from audiovae.models.density import PixelCNNConfig
 from audiovae.shapes import DataSpec, MelSpec
 from audiovae.spectrogram_data import SpectrogramData
 from audiovae.train import Experiment, train
@@ -71,7 +72,12 @@ def tiny_picture_codes(tmp_path_factory) -> tuple[Path, Path]:
 
 
 def shrunk(model: ModelConfig) -> ModelConfig:
-    """A ladder of the same rows, a tenth as wide and with one group at most on each; other models as they are."""
+    """A ladder of the same rows, a tenth as wide and with one group at most on each; other models as they are.
+
+    A PixelCNN, which draws its samples pixel by pixel, of two layers.
+    """
+    if isinstance(model, DensityConfig) and isinstance(model.estimator, PixelCNNConfig):
+        return replace(model, estimator=replace(model.estimator, width=12, depth=2))
     if not isinstance(model, LadderConfig):
         return model
     return replace(model, scales=tuple(replace(row, width=max(row.width // 10, 4), groups=min(row.groups, 1), cells=1)
@@ -95,6 +101,8 @@ def test_a_recipe_trains(path, tiny_corpus, tiny_archive, tiny_colours, tiny_cod
         archive = tiny_colours[0] if "cifar" in experiment.data.path else tiny_archive
         size = min(experiment.data.batch_size, 16)
         experiment = replace(experiment, data=replace(experiment.data, path=str(archive), batch_size=size))
+        if isinstance(experiment.model, DensityConfig):
+            experiment = replace(experiment, model=shrunk(experiment.model))
     if isinstance(experiment.data, CodesData) and experiment.data.corpus:
         data = replace(experiment.data, model=str(tiny_codes[0]), corpus=str(tiny_codes[1]), batch_size=2, tokens=16,
                        validation_batches=1)

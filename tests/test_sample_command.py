@@ -41,6 +41,13 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def drawn(request, monkeypatch):
+    """Only the test of the page has its figures drawn: that takes longer than the songs."""
+    if request.function is not test_a_song_is_written_with_codes_a_page_and_what_was_asked:
+        monkeypatch.setattr("audiovae.report.page._draw", lambda figure, ink: ink.encode())
+
+
 def sample(trained, *words, priors=("top", "bottom")):
     return main(["sample", *(str(trained / name) for name in priors), *map(str, words)])
 

@@ -2,9 +2,6 @@
 
 import io
 import struct
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +9,7 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import Process, command, run
 from test_causal import ALL
 from test_checkpoint import CONFIG, SPEC
 from test_codec import RATE, build
@@ -23,8 +21,6 @@ from audiovae.codec import Codec
 from audiovae.codes import CodeReader, Codes, CodeWriter, file, packets
 from audiovae.errors import AudioError, CodeFileError, ShapeError
 from audiovae.transcode import decode_stream, encode_stream
-
-COMMAND = Path(sys.executable).with_name("audiovae")
 
 
 def pieces(data: np.ndarray, cuts: int) -> list[torch.Tensor]:
@@ -255,29 +251,23 @@ def model(tmp_path_factory):
     return folder
 
 
-def run(*words, stdin=b""):
-    return subprocess.run([COMMAND, *map(str, words)], input=stdin, capture_output=True, timeout=240)
-
-
 def test_pipes_carry_codes_both_ways(model, tmp_path):
     rng = np.random.default_rng(0)
     wave = (0.3 * rng.standard_normal(RATE * 2)).clip(-1, 1).astype("<f4")
     codec = Codec.from_pretrained(model)
     whole = codec.encode(wave, RATE, "anna")
     sound = codec.decode(whole)
-    command = [COMMAND, "encode", "-", "-o", "-", "--raw", "f32le", "--rate", str(RATE), "--speaker", "anna", "--model",
-               str(model)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin and process.stdout
-        process.stdin.write(wave[:RATE].tobytes())
-        process.stdin.flush()
-        with CodeReader(process.stdout) as reader:
-            blocks = iter(reader)
-            got = [next(blocks)[0]]  # while the other half has not been sent
-            process.stdin.write(wave[RATE:].tobytes())
-            process.stdin.close()
-            got += [levels[0] for levels in blocks]
-        assert process.wait() == 0 and reader.num_samples == len(wave) and reader.header == whole.header
+    process = Process(command, "encode", "-", "-o", "-", "--raw", "f32le", "--rate", RATE, "--speaker", "anna",
+                      "--model", model)
+    process.stdin.write(wave[:RATE].tobytes())
+    process.stdin.flush()
+    with CodeReader(process.stdout) as reader:
+        blocks = iter(reader)
+        got = [next(blocks)[0]]  # while the other half has not been sent
+        process.stdin.write(wave[RATE:].tobytes())
+        process.stdin.close()
+        got += [levels[0] for levels in blocks]
+        assert process.done().returncode == 0 and reader.num_samples == len(wave) and reader.header == whole.header
     assert np.array_equal(np.concatenate(got, axis=1), whole.levels[0])
     with CodeWriter(target := io.BytesIO(), whole.header) as writer:
         for block in got:
@@ -285,15 +275,15 @@ def test_pipes_carry_codes_both_ways(model, tmp_path):
             writer.flush()
         writer.finish(len(wave))
     data = target.getvalue()
-    out = run("decode", "-", "-o", "-", "--raw", "f32le", "--model", model, stdin=data)
+    out = run("decode", "-", "-o", "-", "--raw", "f32le", "--model", model, said=data)
     assert out.returncode == 0, out.stderr
-    torch.testing.assert_close(torch.frombuffer(bytearray(out.stdout), dtype=torch.float32), sound, atol=1e-5, rtol=0)
-    broken = run("decode", "-", "-o", "-", "--model", model, stdin=data[:-60])
-    assert broken.returncode == 2 and broken.stderr.decode().count("\n") == 1 and b"truncated" in broken.stderr
+    torch.testing.assert_close(torch.frombuffer(bytearray(out.output), dtype=torch.float32), sound, atol=1e-5, rtol=0)
+    broken = run("decode", "-", "-o", "-", "--model", model, said=data[:-60])
+    assert broken.returncode == 2 and broken.stderr.count("\n") == 1 and "truncated" in broken.stderr
     (tmp_path / "a.codes").write_bytes(data)
     part = run("decode", tmp_path / "a.codes", "-o", "-", "--raw", "f32le", "--from", "0.25", "--to", "1.5",
                "--model", model)
-    assert np.array_equal(np.frombuffer(part.stdout, "<f4"), sound[2000:12000].numpy()), part.stderr
+    assert np.array_equal(np.frombuffer(part.output, "<f4"), sound[2000:12000].numpy()), part.stderr
 
 
 def test_what_pipes_cannot_do_is_one_line(model, tmp_path, capsys, monkeypatch):

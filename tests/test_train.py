@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from processes import Process, command
 from safetensors.torch import load_file
 
 from audiovae.checkpoint import load_model, run_checkpoints
@@ -203,19 +204,18 @@ def test_control_c_saves_and_resume_goes_on(tmp_path):
     config.write_text('[data]\nkind = "digits"\n[model.encoder]\nkind = "strided"\nstrides = [2, 2]\n'
                       '[model.decoder]\nkind = "strided"\nstrides = [2, 2]\n[model.bottleneck]\nkind = "gaussian"\n'
                       '[train]\nminutes = 5\nlog_every = 1\n')
-    command = [sys.executable, "-m", "audiovae.cli", "train"]
     run = tmp_path / "run"
-    process = subprocess.Popen([*command, str(config), "-o", str(run)], stderr=subprocess.PIPE, text=True)
+    process = Process(command, "train", config, "-o", run)
     for _ in range(600):
         if (run / "log.jsonl").exists() and len((run / "log.jsonl").read_text().splitlines()) > 3:
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and f"audiovae train --resume {run}" in said
+    stopped = process.done()
+    assert stopped.returncode == 130 and f"audiovae train --resume {run}" in stopped.stderr
     steps = json.loads((run_checkpoints(run)[-1] / "state.json").read_text())["step"]
-    more = [*command, "--resume", str(run), "--train.steps", str(steps + 2)]
-    done = subprocess.run(more, capture_output=True, text=True, timeout=120)
+    more = [sys.executable, "-m", "audiovae.cli", "train", "--resume", run, "--train.steps", str(steps + 2)]
+    done = subprocess.run(more, capture_output=True, text=True, timeout=120)  # from nothing, as after a restart
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{steps + 2} steps")
 

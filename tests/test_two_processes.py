@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import multiprocessing
+from processes import Process
 
 from audiovae.checkpoint import load_model
 from audiovae.code_data import stacked
@@ -47,11 +47,11 @@ def small(corpus: str, ranks: int) -> Experiment:
                                                ranks=ranks))
 
 
-def one_rank(rank: int, port: int, corpus: str, folder: str) -> None:
+def one_rank(rank: str, port: str, corpus: str, folder: str) -> None:
     """What `accelerate launch --num_processes 2 --cpu` tells its processes, and the training they run."""
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
     train(small(corpus, ranks=1), Path(folder))
 
 
@@ -62,7 +62,9 @@ def trained(tiny_corpus, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(one_rank, args=(port, str(tiny_corpus), str(folder / "two")), nprocs=RANKS)
+    ranks = [Process(one_rank, rank, port, tiny_corpus, folder / "two") for rank in range(RANKS)]
+    for done in [its.done() for its in ranks]:
+        assert done.returncode == 0, done.stderr
     train(small(str(tiny_corpus), ranks=RANKS), folder / "one")
     train(small(str(tiny_corpus), ranks=1), folder / "half")
     return folder

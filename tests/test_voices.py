@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from test_commands import refused, run
+from processes import run
+from test_commands import refused
 from test_pitch import HOP, RATE, sung
 
 from audiovae.audio.augment import AugmentConfig

@@ -90,7 +90,11 @@ class Report:
 
     def figure(self, caption: str, figure: Figure) -> None:
         """A picture, inked once for light and once for dark pages; the caption is also its spoken text."""
-        light, dark = (_data("image/png", _draw(figure, ink)) for ink in INK.values())
+        pictures = []
+        for ink in INK.values():
+            pictures.append(_data("image/png", _draw(figure, ink)))
+            figure.set_layout_engine("none")  # the colour of a text moves nothing: laid out once
+        light, dark = pictures
         self.blocks.append(_Block("figure", caption, light=light, dark=dark))
 
     def html(self) -> str:
