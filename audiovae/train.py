@@ -99,12 +99,12 @@ class Trainee(nn.Module):
                                for level, its in output.apart.items()})
             else:
                 loss = self._loss(output, batch.x, self.model.likelihood, progress)
-            penalty = self.objective.weight_penalty(self.model, batch.x[0].numel())
+            penalty = self.objective.weight_penalty(self.model, math.prod(batch.x.shape[1:]))
             if penalty is not None:
                 loss.total, loss.terms["weights"] = loss.total + penalty, penalty.detach()
             if self.judged:
                 loss.estimate = self.model.likelihood.mean(output.params)
-                loss.elbo = loss.iwae = loss.bits_per_dimension = None
+                loss.dims = loss.iwae = None
             return loss
 
     def _loss(self, output: Output, x: Tensor, likelihood: Likelihood, progress: float) -> Loss:
