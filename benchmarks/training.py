@@ -4,10 +4,10 @@
     python benchmarks/training.py --cases VAE --threads 1 --steps 500 --turns 3
 
 *VAE* is recipes/image_vae/mnist.toml with plain perceptrons, 784-500-500-50 and back: Bernoulli, 128 pictures a step,
-drawn by lot and binarised anew. A *VQ-VAE* has 512 codes of width 64, which follow a running mean: *small* on our strided
-convolutions (width 32, one residual block a stride, 7 x 7 codes), *large* on pythae's own residual networks for MNIST
-(width 128, 4 x 4 codes). All contenders of a case train the very same modules, or, of the VAE, the same layers, so
-that their weights are equal in number. Pictures are random, of MNIST's size.
+drawn by lot and binarised anew. A *VQ-VAE* has 512 codes of width 64, which follow a running mean: *small* on our
+strided convolutions (width 32, one residual block a stride, 7 x 7 codes), *large* on pythae's own residual networks
+for MNIST (width 128, 4 x 4 codes). All contenders of a case train the very same modules, or, of the VAE, the same
+layers, so that their weights are equal in number. Pictures are random, of MNIST's size.
 
 *ours* is audiovae.train.train itself: the difference of a run of 20 steps and one of so many more, so that its start,
 its validation and its checkpoint, which both have, drop out. *ours, last* is the same with ``train.channels_last``.
@@ -60,7 +60,7 @@ from audiovae.shapes import DataSpec
 from audiovae.train import Experiment, TrainConfig, train
 
 MNIST = Path(__file__).parents[1] / "recipes/image_vae/mnist.toml"
-PICTURES, BATCH, SIDE = 12_800, 128, 28  # 100 steps to pythae's epoch
+PICTURES, BATCH, SIDE = 12_800, 128, 28  # 100 steps to pythae's epoch, or all that --steps asks for
 WIDTHS, LATENT = (500, 500), 50
 CODES, CODE_DIM = 512, 64
 EVERY = 10  # steps between two reports
@@ -190,12 +190,12 @@ def peer_vqvae(large: bool) -> VQVAE:
 
 def pythae(build: Callable[[], VAE | VQVAE], pixels: Tensor, config: TrainConfig, fused: bool) -> Contender:
     """Its trainer, at work: epochs of all pictures, the best model of them kept and in the end saved."""
-    data = BaseDataset(pixels.float().div(255), torch.zeros(len(pixels)))
-
     def run(steps: int, folder: Path) -> Cost:
-        batches = len(pixels) // BATCH
+        batches = min(len(pixels) // BATCH, steps)
         if steps % batches:
-            raise SystemExit(f"training.py: --steps wants a multiple of {batches}, pythae's epoch, got {steps}.")
+            raise SystemExit(f"training.py: --steps wants a multiple of {batches}, pythae's epoch, or less, got {steps}.")
+        some = pixels[:batches * BATCH].float().div(255)
+        data = BaseDataset(some, torch.zeros(len(some)))
         chosen = {"optimizer_cls": "AdamW", "optimizer_params": {"fused": True}} if fused else {}
         settings = BaseTrainerConfig(output_dir=str(folder), per_device_train_batch_size=BATCH, no_cuda=True,
                                      num_epochs=steps // batches, learning_rate=config.lr, **chosen)
