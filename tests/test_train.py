@@ -223,7 +223,7 @@ def test_control_c_saves_and_resume_goes_on(tmp_path):
 
 
 def test_maps_with_their_channels_last_are_the_same_numbers(tmp_path, monkeypatch):
-    """All but the sparse bottleneck draws nothing, so that only the order of sums is another."""
+    """This bottleneck draws nothing, so that only the order of sums is another."""
     models, make = [], training.build
 
     def built(experiment):
@@ -233,7 +233,7 @@ def test_maps_with_their_channels_last_are_the_same_numbers(tmp_path, monkeypatc
 
     monkeypatch.setattr(training, "build", built)
     for last in (False, True):
-        train(digits({"kind": "sparse", "dim": 4, "penalty": "l1"}, 4, channels_last=last), tmp_path / str(last))
+        train(digits({"kind": "sparse", "penalty": "l1"}, 4, channels_last=last), tmp_path / str(last))
     plain, last = ([p for p in model.parameters() if p.ndim == 4 and min(p.shape) > 1] for model in models)
     assert all(p.is_contiguous() for p in plain) and len(plain) > 2
     assert all(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in last)
