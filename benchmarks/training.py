@@ -194,7 +194,7 @@ def pythae(build: Callable[[], VAE | VQVAE], pixels: Tensor, config: TrainConfig
     def run(steps: int, folder: Path) -> Cost:
         batches = min(len(pixels) // BATCH, steps)
         if steps % batches:
-            raise SystemExit(f"training.py: --steps wants less than {batches}, pythae's epoch, or a multiple of it, got "
+            raise SystemExit(f"training.py: --steps wants a multiple of {batches}, pythae's epoch, or less; got "
                              f"{steps}.")
         some = pixels[:batches * BATCH].float().div(255)
         data = BaseDataset(some, torch.zeros(len(some)))
