@@ -13,6 +13,8 @@ weighted bound: -log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x) (Burda 2016, eq. 8).
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from operator import getitem
 from typing import Literal
 
 import torch
@@ -26,7 +28,7 @@ from audiovae.likelihoods import Likelihood
 from audiovae.nn.spectral import SpectralPenalty
 from audiovae.rate_control import RateControl, sum_of_levels
 from audiovae.rate_control_config import ConstantConfig, RateControlConfig
-from audiovae.shapes import Latent, Output
+from audiovae.shapes import Latent, Output, Scalars
 
 Bound = Literal["elbo", "iwae"]
 
@@ -38,28 +40,40 @@ class Loss:
     total : what is minimised, per data dimension; the only one with a gradient.
     distortion : -log p(x|z), nats per example.
     rate : nats per example, summed over levels; 0 where the bottleneck has none.
-    elbo : -(distortion + rate), nats per example, higher is better, whatever beta is. None when it would
-        not be one: the bottleneck has no rate, or criteria or a distortion weight other than 1 took the
-        likelihood's place in training.
     iwae : the importance-weighted bound of the K latents drawn, nats per example; None for K = 1, or where
         there is no ELBO.
-    bits_per_dimension : -elbo / (dims log 2), lower is better. The likelihood's ``measure`` says what they are
-        of: of a density, of the data as it is, without dequantization, it can be negative, and compares only
-        within one unit of the data.
     terms : the criteria and bottleneck losses by name, unweighted.
-    stats : the bottleneck's statistics by name, and ``beta``.
+    stats : the bottleneck's statistics by name, and ``beta``; worked out when asked for.
+    dims : data dimensions of an example, where there is an ELBO.
     estimate : (B, C, *grid) the likelihood's mean with its gradient, where an adversary judges it.
     """
 
     total: Tensor
     distortion: Tensor
     rate: Tensor
-    elbo: Tensor | None = None
     iwae: Tensor | None = None
-    bits_per_dimension: Tensor | None = None
     terms: dict[str, Tensor] = field(default_factory=dict)
-    stats: dict[str, Tensor] = field(default_factory=dict)
+    stats: Scalars = field(default_factory=Scalars)
+    dims: int | None = None
     estimate: Tensor | None = None
+
+    @property
+    def elbo(self) -> Tensor | None:
+        """-(distortion + rate), nats per example, higher is better, whatever beta is.
+
+        None when it would not be one: the bottleneck has no rate, or criteria, an adversary or a distortion weight
+        other than 1 took the likelihood's place in training.
+        """
+        return None if self.dims is None else -(self.distortion + self.rate)
+
+    @property
+    def bits_per_dimension(self) -> Tensor | None:
+        """-elbo / (dims log 2), lower is better, or None.
+
+        The likelihood's ``measure`` says what they are of: of a density, of the data as it is, without
+        dequantization, it can be negative, and compares only within one unit of the data.
+        """
+        return None if self.elbo is None or self.dims is None else -self.elbo / (self.dims * math.log(2))
 
     def numbers(self) -> dict[str, float]:
         """Everything by name, as numbers for a log; what is None is left out."""
@@ -103,10 +117,11 @@ class Objective(nn.Module):
 
     def forward(self, output: Output, x: Tensor, likelihood: Likelihood, progress: float) -> Loss:
         """Data (B, C, *grid) against what a model made of it, after the share ``progress`` of training."""
-        count, dims = len(output.params) // len(x), x[0].numel()
+        count, dims = len(output.params) // len(x), math.prod(x.shape[1:])
         every = x.repeat_interleave(count, 0) if count > 1 else x
         log_prob = likelihood.log_prob(output.params, every).view(len(x), count)
-        distortion = -(log_prob.mean(1) if output.weights is None else (output.weights * log_prob).sum(1)).mean()
+        each = log_prob.mean(1) if count > 1 else log_prob  # (B, 1) has the same mean as (B,)
+        distortion = -(each if output.weights is None else (output.weights * log_prob).sum(1)).mean()
         terms = _losses(output.latents)
         if self.criteria:
             estimate = likelihood.mean(output.params)
@@ -126,11 +141,9 @@ class Objective(nn.Module):
         rate = sum_of_levels(output.latents).detach()
         loss = Loss(total, distortion.detach(), rate, terms={n: v.detach() for n, v in terms.items()},
                     stats=_stats(output.latents))
-        loss.stats["beta"] = rate.new_tensor(self.rate_control.weight(progress))
+        loss.stats["beta"] = partial(rate.new_tensor, self.rate_control.weight(progress))
         if self.distortion_weight == 1 and not self.criteria and all(map(_has_rate, output.latents)):
-            loss.elbo = -(loss.distortion + rate)
-            loss.iwae = iwae.detach() if iwae is not None else None
-            loss.bits_per_dimension = -loss.elbo / (dims * math.log(2))
+            loss.dims, loss.iwae = dims, iwae.detach() if iwae is not None else None
         return loss
 
     def weight_penalty(self, model: nn.Module, dims: int = 1) -> Tensor | None:
@@ -173,17 +186,15 @@ def joined(losses: Mapping[int, Loss]) -> Loss:
     No parameter is in two of them, so the gradient of the sum is each model's own.
     """
     every = list(losses.values())
-    named = {level: loss.stats | {"total": loss.total.detach(), "distortion": loss.distortion}
-             for level, loss in losses.items()}
-    beta = every[0].stats["beta"]
+    stats = Scalars.joined({f"_{level}": loss.stats for level, loss in losses.items()})
+    for level, loss in losses.items():
+        del stats[f"beta_{level}"]
+        stats[f"total_{level}"], stats[f"distortion_{level}"] = loss.total.detach(), loss.distortion
+    stats["beta"] = partial(getitem, every[0].stats, "beta")
     total, distortion, rate = (torch.stack([getattr(loss, name) for loss in every]).sum()
                                for name in ("total", "distortion", "rate"))
-    return Loss(total, distortion, rate, terms=_by_level({level: loss.terms for level, loss in losses.items()}),
-                stats=_by_level(named) | {"beta": beta})
-
-
-def _by_level(named: Mapping[int, dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"{name}_{level}": value for level, its in named.items() for name, value in its.items() if name != "beta"}
+    terms = {f"{name}_{level}": value for level, loss in losses.items() for name, value in loss.terms.items()}
+    return Loss(total, distortion, rate, terms=terms, stats=stats)
 
 
 def importance_bound(log_weights: Tensor) -> Tensor:
@@ -209,10 +220,9 @@ def _losses(latents: tuple[Latent, ...]) -> dict[str, Tensor]:
     return total
 
 
-def _stats(latents: tuple[Latent, ...]) -> dict[str, Tensor]:
+def _stats(latents: tuple[Latent, ...]) -> Scalars:
     """The statistics of one level by their names, of several with the level's number behind."""
-    return {name if len(latents) == 1 else f"{name}_{level}": value.detach()
-            for level, latent in enumerate(latents) for name, value in latent.stats.items()}
+    return Scalars.joined({f"_{level}" if len(latents) > 1 else "": z.stats for level, z in enumerate(latents)})
 
 
 @dataclass(frozen=True)

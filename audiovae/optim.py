@@ -13,6 +13,8 @@ from audiovae.discriminators import Adversary
 from audiovae.models import Model, Multires
 from audiovae.objectives import Loss
 
+NEARLY = 1e-5  # this near to the limit torch's own rounding decides whether a gradient is clipped
+
 
 def parameter_groups(model: nn.Module, lr: float, encoder_lr: float | None) -> list[dict[str, Any]]:
     """The encoder's parameters, if there is one, at ``encoder_lr``, all others at ``lr``; ``base_lr`` is the peak."""
@@ -35,6 +37,23 @@ def hold_all_but_encoder(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups[1:]:
         for parameter in group["params"]:
             parameter.grad = None
+
+
+def clip(parameters: list[nn.Parameter], limit: float) -> float:
+    """Shorten the gradient of all the parameters together to the norm ``limit``; the norm it had.
+
+    As torch's ``clip_grad_norm_``, but a gradient that is short enough is not gone through a second time.
+
+    >>> weight = nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> clip([weight], limit=1.0), weight.grad
+    (5.0, tensor([0.6000, 0.8000]))
+    """
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    length = float(norm)
+    if not length < (1 - NEARLY) * limit:  # NaN goes the long way too
+        nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return length
 
 
 def learning_rate(kind: Literal["cosine", "constant"], warmup: float, progress: float) -> float:

@@ -248,7 +248,8 @@ def total_correlation(latent: Latent) -> Tensor:
 
 def sum_of_levels(latents: Sequence[Latent]) -> Tensor:
     """Nats per example of all levels together, averaged over the batch; 0 of none."""
-    return torch.stack([latent.rate.mean() for latent in latents]).sum() if latents else torch.zeros(())
+    rates = [latent.rate.mean() for latent in latents]
+    return rates[0] if len(rates) == 1 else torch.stack(rates).sum() if rates else torch.zeros(())
 
 
 def _share(owner: str, name: str, value: float) -> float:

@@ -6,8 +6,10 @@ latent step. ``z_e`` is a latent before and ``z_q`` after quantization. ``grid``
 shape in time or space: (L,) or (H, W). A rate is in nats per example unless the name says otherwise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
+from operator import getitem
 from typing import NamedTuple
 
 import torch
@@ -30,6 +32,51 @@ class CodeLevel(NamedTuple):
     num_codes: tuple[int, ...]
 
 
+class Scalars(MutableMapping[str, Tensor]):
+    """Scalars for a log by name: each is a tensor, or a function that gives it once it is asked for.
+
+    Most steps are not logged, so what costs something is worked out on demand, without a gradient, and then kept. By
+    then the step is over: a function may read what a step never changes, so neither weights nor running means.
+
+    >>> scalars = Scalars(mean=torch.arange(4.0).mean)
+    >>> list(scalars), scalars["mean"]
+    (['mean'], tensor(1.5000))
+    """
+
+    def __init__(self, values: Mapping[str, Tensor | Callable[[], Tensor]] | None = None,
+                 **more: Tensor | Callable[[], Tensor]):
+        self._values = {**(values or {}), **more}
+
+    @classmethod
+    def mean(cls, parts: Sequence[Mapping[str, Tensor]]) -> "Scalars":
+        """The means of what all the parts have by the same names, still to be worked out."""
+        return cls({name: partial(_mean_of, parts, name) for name in parts[0]})
+
+    @classmethod
+    def joined(cls, parts: Mapping[str, Mapping[str, Tensor]]) -> "Scalars":
+        """All of several parts, the part's key behind each name, still to be worked out."""
+        return cls({f"{name}{key}": partial(getitem, part, name) for key, part in parts.items() for name in part})
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = self._values[name]
+        if not isinstance(value, Tensor):
+            with torch.no_grad():
+                value = self._values[name] = value()
+        return value
+
+    def __setitem__(self, name: str, value: Tensor | Callable[[], Tensor]) -> None:
+        self._values[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
 @dataclass
 class Latent:
     """What a bottleneck gives: the latent a decoder reads, its rate, and what training needs.
@@ -49,7 +96,7 @@ class Latent:
     rate: Tensor
     codes: Tensor | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
-    stats: dict[str, Tensor] = field(default_factory=dict)
+    stats: MutableMapping[str, Tensor] = field(default_factory=Scalars)
     rate_map: Tensor | None = None
     posterior: Posterior | None = None
     log_ratio: Tensor | None = None
@@ -184,6 +231,10 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(self.x.to(device), self.condition.to(device), self.names)
+
+
+def _mean_of(parts: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
+    return torch.stack([part[name] for part in parts]).mean()
 
 
 def _move(value: Tensor | None, device: torch.device) -> Tensor | None:

@@ -26,7 +26,7 @@ from audiovae.errors import ConfigError, ShapeError, TrainingError
 from audiovae.likelihoods import Likelihood
 from audiovae.models import Autoencoder, AutoencoderConfig, Model, ModelConfig, Multires
 from audiovae.objectives import Loss, Objective, ObjectiveConfig, joined
-from audiovae.optim import Average, Rival, apart, hold_all_but_encoder, learning_rate, parameter_groups
+from audiovae.optim import Average, Rival, apart, clip, hold_all_but_encoder, learning_rate, parameter_groups
 from audiovae.preview import write_samples
 from audiovae.run import Clock, Interrupt, Log, Run, State
 from audiovae.seeds import reseed
@@ -46,6 +46,8 @@ class TrainConfig(Config):
     skip_grad_norm : norm of the gradient above which a step is left out, before ``clip``; the log counts them as
         ``skipped``. None leaves none out.
     accumulate : micro-batches a step.
+    channels_last : whether maps (B, C, H, W) lie in memory as (B, H, W, C): most convolutions over pictures are then
+        faster, and sums rounded in another order.
     validate_minutes, checkpoint_minutes : time between validations and between checkpoints.
     """
 
@@ -64,6 +66,7 @@ class TrainConfig(Config):
     encoder_steps: Whole = 0
     accumulate: Count = 1
     precision: Literal["no", "bf16"] = "no"
+    channels_last: bool = False
     log_every: Count = 10
     validate_minutes: Weight = 2.0
     checkpoint_minutes: Weight = 2.0
@@ -99,12 +102,12 @@ class Trainee(nn.Module):
                                for level, its in output.apart.items()})
             else:
                 loss = self._loss(output, batch.x, self.model.likelihood, progress)
-            penalty = self.objective.weight_penalty(self.model, batch.x[0].numel())
+            penalty = self.objective.weight_penalty(self.model, math.prod(batch.x.shape[1:]))
             if penalty is not None:
                 loss.total, loss.terms["weights"] = loss.total + penalty, penalty.detach()
             if self.judged:
                 loss.estimate = self.model.likelihood.mean(output.params)
-                loss.elbo = loss.iwae = loss.bits_per_dimension = None
+                loss.dims = loss.iwae = None
             return loss
 
     def _loss(self, output: Output, x: Tensor, likelihood: Likelihood, progress: float) -> Loss:
@@ -172,14 +175,16 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
     optimizer = torch.optim.AdamW(parameter_groups(model, config.lr, config.encoder_lr), fused=True,
                                   betas=config.betas, weight_decay=config.weight_decay)
     model.to(accelerator.device)
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
     average = Average(model, config.ema)
     rival = build_rival(experiment, model, accelerator.device)
     state = run.restore(model, objective, optimizer, average, rival) if resume else State()
-    trainee, optimizer = accelerator.prepare(Trainee(model, objective, judged=rival is not None), optimizer)
+    trainee = accelerator.prepare(Trainee(model, objective, judged=rival is not None))
     average.watch()
     players, groups, weights = [trainee.train()], optimizer.param_groups, apart(model, trainee)
     if rival is not None:
-        adversary, against = accelerator.prepare(rival.adversary, rival.optimizer)
+        adversary, against = accelerator.prepare(rival.adversary), rival.optimizer
         players, groups = [trainee, adversary], [*groups, *against.param_groups]
 
     clock = Clock(state.minutes, accelerator)
@@ -213,20 +218,21 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
                     accelerator.backward(loss.total)
                     if step % (config.encoder_steps + 1) < config.encoder_steps:
                         hold_all_but_encoder(optimizer)
-                    norms = [accelerator.clip_grad_norm_(its, config.clip) for its in weights]
-                    grad_norm = math.hypot(*(float(norm or 0) for norm in norms))
-                    if _too_steep(config, grad_norm) and accelerator.sync_gradients:
-                        state.skipped += 1
-                    else:
-                        optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
+                    grad_norm = math.hypot(*(clip(its, config.clip) for its in weights))
+                    if accelerator.sync_gradients:
+                        if _too_steep(config, grad_norm):
+                            state.skipped += 1
+                        else:
+                            optimizer.step()
+                        optimizer.zero_grad(set_to_none=True)
                     if playing is not None:
                         doubt = adversary(batch.x, loss.estimate)
                         loss.terms["discriminator"] = doubt.detach()
                         accelerator.backward(doubt)
-                        accelerator.clip_grad_norm_(adversary.parameters(), config.clip)
-                        against.step()
-                        against.zero_grad(set_to_none=True)
+                        clip(list(adversary.parameters()), config.clip)
+                        if accelerator.sync_gradients:
+                            against.step()
+                            against.zero_grad(set_to_none=True)
             average.update()
             state.step, state.minutes = step + 1, clock.minutes()
 

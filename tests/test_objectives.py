@@ -9,6 +9,7 @@ from scipy import stats
 from torch import Tensor
 
 from audiovae.bottlenecks import GaussianConfig as GaussianBottleneckConfig
+from audiovae.bottlenecks import VQConfig
 from audiovae.config import from_dict, to_dict
 from audiovae.criteria import JukeboxSpectralConfig, LogMelConfig, SampleL1Config, SampleL2Config
 from audiovae.errors import ConfigError
@@ -16,7 +17,7 @@ from audiovae.likelihoods import Bernoulli, Gaussian
 from audiovae.objectives import ObjectiveConfig
 from audiovae.rate_control import Cyclical, FreeBits, Linear, RateControl
 from audiovae.rate_control_config import ConstantConfig, CyclicalConfig, FreeBitsConfig, LinearConfig
-from audiovae.shapes import Latent, Output
+from audiovae.shapes import Latent, Output, Scalars
 
 
 def gaussian_latent(nats: Tensor) -> Latent:
@@ -147,6 +148,43 @@ def test_levels_add_their_rates_and_losses_and_keep_their_statistics_apart():
     assert (numbers["rate"], numbers["commitment"], numbers["codebook"]) == (7.0, 11.0, 0.5)
     assert (numbers["perplexity_0"], numbers["perplexity_1"]) == (7.0, 8.0)
     assert "perplexity" not in numbers
+
+
+def test_a_steps_statistics_are_worked_out_once_and_only_when_they_are_asked_for():
+    asked = []
+
+    def costly():
+        asked.append(torch.is_grad_enabled())
+        return torch.tensor(3.0)
+
+    fast, slow = (Latent(torch.zeros(2, 1, 1), torch.zeros(2), stats=Scalars(use=of)) for of in (costly, costly))
+    one = ObjectiveConfig().build(sample_rate=None)
+    loss = one(Output((fast, slow), torch.zeros(2, 1, 8)), torch.zeros(2, 1, 8), Gaussian(), progress=0.0)
+    assert list(loss.stats) == ["use_0", "use_1", "beta"] and asked == []
+    assert loss.numbers()["use_1"] == loss.numbers()["use_0"] == 3
+    assert asked == [False, False]
+    both = Scalars.mean([Scalars(use=costly), {"use": torch.tensor(5.0)}])
+    assert len(asked) == 2 and both["use"] == 4 and len(asked) == 3
+
+
+def test_what_is_asked_for_after_a_step_is_what_the_step_had():
+    """Codes and weights have moved on by then; the formulas are numpy's, on copies taken before."""
+    torch.manual_seed(0)
+    h = torch.randn(6, 8, 5, 5)
+    gaussian, vq = GaussianBottleneckConfig(dim=4).build(dims=2), VQConfig(num_codes=16, dim=8).build(dims=2)
+    vq(h)
+    latents = gaussian(h), vq(h)
+    counts = np.bincount(latents[1].codes.flatten(), minlength=16)
+    mean, log_variance = h[:, :4].double().numpy(), h[:, 4:].double().numpy()
+    for _ in range(3):
+        vq(torch.randn_like(h))
+    stats = {**latents[0].stats, **latents[1].stats}
+    assert stats["active_units"] == (mean.transpose(1, 0, 2, 3).reshape(4, -1).var(1) > 0.01).sum()
+    assert float(stats["kl_per_dim"]) == pytest.approx(
+        np.mean(0.5 * (mean ** 2 + np.exp(log_variance) - 1 - log_variance)), rel=1e-5)
+    p = counts[counts > 0] / counts.sum()
+    assert float(stats["perplexity"]) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-5)
+    assert float(stats["usage"]) == pytest.approx(len(p) / 16)
 
 
 def test_weights_are_the_slopes_of_the_total():

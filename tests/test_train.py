@@ -1,6 +1,7 @@
 """The loop: resumed = never stopped, bit for bit; what ends it, and what it leaves behind."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -13,13 +14,14 @@ import torch
 from processes import Process, command
 from safetensors.torch import load_file
 
+from audiovae import train as training
 from audiovae.checkpoint import load_model, run_checkpoints
 from audiovae.config import from_dict
 from audiovae.errors import CheckpointError, ConfigError, OutputError, TrainingError
 from audiovae.image.source import ImageSource
 from audiovae.likelihoods import GaussianConfig
 from audiovae.objectives import ObjectiveConfig
-from audiovae.optim import Average, learning_rate
+from audiovae.optim import Average, clip, learning_rate
 from audiovae.rate_control import Geco
 from audiovae.run import State
 from audiovae.shapes import Batch
@@ -79,9 +81,9 @@ def test_stop_and_go_on_is_the_run_that_never_stopped(bottleneck, tmp_path):
 
 
 @pytest.mark.parametrize(("objective", "loop"), [
-    ({"rate": {"kind": "geco", "target": 0.4, "speed": 0.5}}, {}),
+    ({"rate": {"kind": "geco", "target": 0.4, "speed": 0.5}}, {"channels_last": True}),
     ({"bound": "iwae", "samples": 3}, {"encoder_steps": 2}),
-], ids=["geco", "iwae and encoder steps"])
+], ids=["geco, channels last", "iwae and encoder steps"])
 def test_stop_and_go_on_keeps_what_the_objective_and_the_steps_have_learned(objective, loop, tmp_path):
     """The labels are dropped by lot in all of these, and K latents drawn: the dice are the step's own."""
     def make(steps):
@@ -218,6 +220,40 @@ def test_control_c_saves_and_resume_goes_on(tmp_path):
     done = subprocess.run(more, capture_output=True, text=True, timeout=120)  # from nothing, as after a restart
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{steps + 2} steps")
+
+
+def test_maps_with_their_channels_last_are_the_same_numbers(tmp_path, monkeypatch):
+    """This bottleneck draws nothing, so that only the order of sums is another."""
+    models, make = [], training.build
+
+    def built(experiment):
+        source, model = make(experiment)
+        models.append(model)
+        return source, model
+
+    monkeypatch.setattr(training, "build", built)
+    for last in (False, True):
+        train(digits({"kind": "sparse", "penalty": "l1"}, 4, channels_last=last), tmp_path / str(last))
+    plain, last = ([p for p in model.parameters() if p.ndim == 4 and min(p.shape) > 1] for model in models)
+    assert all(p.is_contiguous() for p in plain) and len(plain) > 2
+    assert all(p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() for p in last)
+    first, second = (tensors(tmp_path / name) for name in ("False", "True"))
+    assert all(torch.allclose(first[name], second[name], atol=1e-4) for name in first if name.startswith("weights"))
+
+
+@pytest.mark.parametrize("length", [0.5, 1 - 1e-7, 1.0, 1 + 1e-7, 3.0, float("nan"), float("inf")])
+def test_gradients_are_clipped_as_torch_does(length):
+    torch.manual_seed(0)
+    mine, torchs = ([torch.nn.Parameter(torch.zeros(shape)) for shape in ((5, 3), (7,), (2,))] for _ in range(2))
+    raw = [torch.randn_like(p) for p in mine[:2]]  # the third has none
+    norm = torch.nn.utils.get_total_norm(raw)
+    for p, q, grad in zip(mine, torchs, raw, strict=False):
+        p.grad, q.grad = grad * (length / norm), grad * (length / norm)
+    told, expected = clip(mine, 1.0), torch.nn.utils.clip_grad_norm_(torchs, 1.0).item()
+    assert told == expected or (math.isnan(told) and math.isnan(expected))
+    for p, q in zip(mine[:2], torchs, strict=False):
+        assert torch.equal(p.grad.nan_to_num(), q.grad.nan_to_num())
+    assert mine[2].grad is None
 
 
 def test_averaged_weights_follow_their_formula():

@@ -1,5 +1,7 @@
 """The contract every bottleneck keeps, so that each fits every model, in one or two dimensions."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -58,7 +60,7 @@ def check_finite(owner: str, h: Tensor) -> None:
     """
     if torch.compiler.is_compiling():
         return
-    if not torch.isfinite(h.sum()) and not torch.isfinite(h).all():  # the sum is the cheap test, and enough
+    if not math.isfinite(h.detach().sum()) and not torch.isfinite(h).all():  # the sum is the cheap test, and enough
         bad = int((~torch.isfinite(h)).sum())
         raise ShapeError(
             f"{owner} wants finite values, got {bad} of {h.numel()} that are NaN or infinite: "

@@ -5,6 +5,7 @@ Kingma & Welling 2014, sections 2.3-2.4 and appendix B; committed rate: Razavi 2
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -17,7 +18,7 @@ from audiovae.bottlenecks.flows import DiagonalConfig, IAFConfig
 from audiovae.bottlenecks.priors import PriorConfig, StandardPrior, StandardPriorConfig
 from audiovae.config import Config, Count
 from audiovae.errors import ConfigError
-from audiovae.shapes import Latent, Posterior, check
+from audiovae.shapes import Latent, Posterior, Scalars, check
 
 LOG_2PI = math.log(2 * math.pi)
 TINY = 1e-8  # the square root's slope at 0 is infinite
@@ -89,13 +90,11 @@ class Gaussian(Bottleneck):
         mean, log_variance = posterior
         noise = torch.randn_like(mean)
         z = torch.addcmul(mean, (0.5 * log_variance).exp(), noise)
-        with torch.no_grad():
-            spread = mean.transpose(0, 1).flatten(1).var(1, correction=0)
-            stats = {"active_units": (spread > ACTIVE).sum().float()}
+        stats = Scalars(active_units=partial(_active_units, mean.detach()))
         if self.closed:
             kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
             log_ratio = 0.5 * (z.square() - noise.square() - log_variance).flatten(1).sum(1)
-            stats["kl_per_dim"] = kl.detach().mean()
+            stats["kl_per_dim"] = kl.detach().mean
             return Latent(z=z, rate=kl.flatten(1).sum(1), stats=stats, rate_map=kl, posterior=posterior,
                           log_ratio=log_ratio)
         log_q = -0.5 * (noise.square() + log_variance + LOG_2PI).flatten(1).sum(1)
@@ -133,8 +132,8 @@ class Gaussian(Bottleneck):
     def posterior(self, h: Tensor) -> Posterior:
         """q(z|x), or what the flow starts from, as the encoder gives it."""
         check("Gaussian", h, self.channels_in, self.dims, letter="2D")
-        used = h[:, :2 * self.channels_out].float()  # float32 under autocast: the KL sums many terms
-        mean, log_variance = used.chunk(2, dim=1)
+        used = h if self.flow is None else h[:, :2 * self.channels_out]
+        mean, log_variance = used.float().chunk(2, dim=1)  # float32 under autocast: the KL sums many terms
         if not self.committed:
             return Posterior(mean, log_variance.clamp(*LOG_VARIANCE))
         low, high = _variance_within(self.committed)
@@ -148,6 +147,11 @@ class Gaussian(Bottleneck):
     def _components(self, h: Tensor | None) -> Posterior | None:
         """The posteriors of the pseudo-inputs, from what the encoder makes of them."""
         return None if h is None else self.posterior(h)
+
+
+def _active_units(mean: Tensor) -> Tensor:
+    """How many of the D dimensions of the posterior's mean (B, D, *grid) vary over batch and grid."""
+    return (mean.transpose(0, 1).flatten(1).var(1, correction=0) > ACTIVE).sum().float()
 
 
 def _variance_within(nats: float) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from audiovae.bottlenecks.base import Bottleneck, check_finite, check_some
 from audiovae.bottlenecks.vq import VectorQuantizer, VQConfig
 from audiovae.config import Config
 from audiovae.errors import ConfigError, ShapeError
-from audiovae.shapes import Latent, check
+from audiovae.shapes import Latent, Scalars, check
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class GroupedQuantizer(Bottleneck):
             rate=torch.stack([latent.rate for latent in latents]).sum(0),
             codes=torch.cat([_codes(latent) for latent in latents], dim=1),
             losses={name: torch.stack([one.losses[name] for one in latents]).mean() for name in first.losses},
-            stats={name: torch.stack([one.stats[name] for one in latents]).mean() for name in first.stats},
+            stats=Scalars.mean([latent.stats for latent in latents]),
         )
 
     def encode(self, h: Tensor) -> Tensor:

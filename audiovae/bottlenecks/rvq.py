@@ -18,7 +18,7 @@ from audiovae.bottlenecks.codebook import Codebook, CodebookConfig
 from audiovae.bottlenecks.gradients import CodebookLoss, StraightThrough
 from audiovae.bottlenecks.search import nearest, tally, usage
 from audiovae.errors import ConfigError
-from audiovae.shapes import Latent, check, rows, unrows
+from audiovae.shapes import Latent, Scalars, check, rows, unrows
 
 COLLECT_PER_CODE = 32  # vectors k-means sees for each code, at most
 
@@ -188,7 +188,7 @@ class ResidualQuantizer(Bottleneck):
             rate=self._rate(h, kept),
             codes=unrows(torch.stack(codes, dim=1), h),
             losses=losses,
-            stats={name: torch.stack([s[name] for s in stats]).mean() for name in stats[0]},
+            stats=Scalars.mean(stats),
         )
 
     def _rate(self, h: Tensor, kept: Tensor | None) -> Tensor:

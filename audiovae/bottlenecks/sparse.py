@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from audiovae.bottlenecks.base import Bottleneck, check_finite, check_some
 from audiovae.config import Config, Count
 from audiovae.errors import ConfigError
-from audiovae.shapes import Latent, check
+from audiovae.shapes import Latent, Scalars, check
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Sparse(Bottleneck):
             target = torch.full_like(activity, self.config.target)
             losses["sparsity"] = (F.binary_cross_entropy(activity, target, reduction="sum")
                                   - F.binary_cross_entropy(target, target, reduction="sum"))
-        active = (z.detach().abs() > self.ACTIVE).float().mean()
-        return Latent(z=z, rate=h.new_zeros(len(h)), losses=losses, stats={"active_share": active})
+        stats = Scalars(active_share=lambda: (z.abs() > self.ACTIVE).float().mean())
+        return Latent(z=z, rate=h.new_zeros(len(h)), losses=losses, stats=stats)
 
     def encode(self, h: Tensor) -> Tensor:
         """The activated latent, refused with a ShapeError where it is not finite."""
