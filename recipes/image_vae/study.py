@@ -91,6 +91,7 @@ def rate(kind: str, **more: float) -> Overrides:
 
 
 DECODER, NOISE = "model.decoder.", "model.likelihood.noise."
+GATED = {"kind": "mlp", "widths": (300, 300), "activation": "glu"}
 STUDIES = {
     "collapse": Study(HERE / "collapse.toml", {
         "plain VAE": {},
@@ -120,14 +121,17 @@ STUDIES = {
         "classifier alone": {"data.labelled_share": 1.0, "objective.distortion_weight": 0.0,
                              "objective.rate.kind": "constant", "objective.rate.beta": 0.0},
         "M2": {},
-        FIRST: {"model.kind": "autoencoder", "data.labelled_share": 0.01, "train.steps": 8000,
-                "model.encoder.kind": "mlp", "model.encoder.widths": (400, 400),
-                "model.decoder.kind": "mlp", "model.decoder.widths": (400, 400),
+        FIRST: {"data.labelled_share": 0.01, "objective.rate.kind": "linear", "objective.rate.until": 0.3,
+                "train.steps": 10_000, "train.ema": 0.999, "model.kind": "autoencoder",
+                "model.encoder": GATED, "model.decoder": GATED,
                 "model.bottleneck.kind": "gaussian", "model.bottleneck.dim": 50,
                 "model.likelihood.kind": "bernoulli"},
-        "M1 + M2": {"data.kind": "latents", "model.autoencoder.likelihood.kind": "gaussian",
-                    "model.autoencoder.likelihood.scale": "global", "objective.classification": 0.8,
-                    "train.steps": 6000},
+        "M1 + M2": {"data.kind": "latents", "data.temperature": 0.1, "objective.classification": 0.2,
+                    "train.steps": 40_000, "train.lr": 2e-3, "train.ema": 0.999,
+                    "model.classifier": {"kind": "mlp", "widths": (300, 300)}, "model.corruption.share": 0.2,
+                    "model.autoencoder.encoder.widths": (100, 100), "model.autoencoder.decoder.widths": (100, 100),
+                    "model.autoencoder.likelihood.kind": "gaussian",
+                    "model.autoencoder.likelihood.scale": "global"},
     }, mistaken, first=FIRST),
 }
 
