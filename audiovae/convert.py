@@ -30,7 +30,7 @@ from audiovae.models import Model
 from audiovae.shapes import Condition
 from audiovae.source_filter import SourceFilterDecoder
 from audiovae.transcode import Recording
-from audiovae.voices import MOST, Voice, check_voice_model, decoder_of, hear
+from audiovae.voices import MOST, Voice, check_speech, check_voice_model, decoder_of, hear
 
 DEFAULT = "voice-16k"
 TAG = "converted voice, made with audiovae: not a recording of the person it sounds like"
@@ -87,7 +87,8 @@ class Converter:
 
         ``mode`` "codes" speaks anew what the codes say, nearest to the target's voice; "clear" filters the recording.
         ``melody`` "target" moves the pitch to the target's mean and range, "source" keeps it, a number moves it by so
-        many semitones. Raises AudioError on what :meth:`Codec.encode` refuses, VoiceError on another model's voice.
+        many semitones. Raises AudioError on what :meth:`Codec.encode` refuses, VoiceError on another model's voice and,
+        in mode "clear", on a recording whose own voice cannot be told because hardly anybody speaks in it.
         """
         wave = resample(mono(waveform), sample_rate, self.sample_rate)
         pieces = wave.split(1 << 16)
@@ -110,7 +111,11 @@ class Converter:
         left, right = decoder_halo(self.codec.fields[1])
         sample = self.model.bottleneck.decode(codes[None, :, :SAMPLE])
         if mode == "clear":
-            say = self._filtered(opening.heard(), again, voice, found, sung, sample)
+            heard = opening.heard()
+            check_speech("the recording", float(found.voiced[:len(heard) // self.frame].sum()) * self.frame
+                         / self.sample_rate, len(heard) / self.sample_rate, "convert it in mode codes, or give 5 s of "
+                         "speech or more")
+            say = self._filtered(heard, again, voice, found, sung, sample)
             left, right = (side + -(-say.halo // per) for side in (left, right))
         else:
             say = self._spoken(voice, sung, sample)

@@ -92,15 +92,20 @@ def hear(model: Autoencoder, recordings: Iterable[Tensor]) -> Voice:
     if not len(joined) or not bool(joined.any()):
         raise VoiceError("the recordings of the target hold no sound: give some of it speaking.")
     melody = prosody(joined, rate, model.data.prosody)
-    voiced = float(melody.voiced.sum()) * model.data.prosody / rate
-    if voiced < LEAST:
-        raise VoiceError(f"the recordings of the target hold {voiced:.1f} s of voiced speech in {seconds:.1f} s, too "
-                         "little to tell a voice from: give 5 s of speech or more.")
+    check_speech("the recordings of the target", float(melody.voiced.sum()) * model.data.prosody / rate, seconds,
+                 "give 5 s of speech or more")
     pitch, spread = melody.statistics()
     with torch.no_grad():
         vector = reference.vector(joined[None, None])[0]
         spectrum, _ = long_term_spectrum(joined, model.decoder.stft)  # type: ignore[union-attr]
     return Voice(vector, spectrum, pitch, spread, seconds, fingerprint(model))
+
+
+def check_speech(owner: str, voiced: float, seconds: float, remedy: str) -> None:
+    """VoiceError where there are too few seconds of voiced speech to tell a voice from."""
+    if voiced < LEAST:
+        raise VoiceError(f"{voiced:.1f} s of voiced speech in {seconds:.1f} s of {owner}, too "
+                         f"little to tell a voice from: {remedy}.")
 
 
 def load_voice(model: Autoencoder, path: Path) -> Voice:

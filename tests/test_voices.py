@@ -202,6 +202,13 @@ def test_what_holds_no_voice_is_refused(converter, wave, said):
         converter.hear([wave])
 
 
+def test_a_recording_without_speech_has_no_voice_to_be_filtered_from(converter):
+    voice, noise = converter.hear([speech(100, 140)]), 0.1 * torch.randn(2 * RATE)
+    with pytest.raises(VoiceError, match=r"in 2\.0 s of the recording, .* mode codes"):
+        converter.convert(noise, RATE, voice, mode="clear")
+    assert len(converter.convert(noise, RATE, voice)) == len(noise)
+
+
 def test_a_voice_is_kept_in_a_file(converter, tmp_path):
     voice = enroll(converter.model, [speech(100, 140)], steps=2)
     voice.save(tmp_path / "a.voice")
