@@ -216,23 +216,22 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
                     if not math.isfinite(loss.total.item()):
                         raise _stopped(step, _not_finite(loss), batch, run)
                     accelerator.backward(loss.total)
-                    if step % (config.encoder_steps + 1) < config.encoder_steps:
-                        hold_all_but_encoder(optimizer)
-                    grad_norm = math.hypot(*(clip(its, config.clip) for its in weights))
-                    if accelerator.sync_gradients:
-                        if _too_steep(config, grad_norm):
-                            state.skipped += 1
-                        else:
-                            optimizer.step()
-                        optimizer.zero_grad(set_to_none=True)
                     if playing is not None:
                         doubt = adversary(batch.x, loss.estimate)
                         loss.terms["discriminator"] = doubt.detach()
                         accelerator.backward(doubt)
-                        clip(list(adversary.parameters()), config.clip)
-                        if accelerator.sync_gradients:
-                            against.step()
-                            against.zero_grad(set_to_none=True)
+            if step % (config.encoder_steps + 1) < config.encoder_steps:
+                hold_all_but_encoder(optimizer)
+            grad_norm = math.hypot(*(clip(its, config.clip) for its in weights))
+            if _too_steep(config, grad_norm):
+                state.skipped += 1
+            else:
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if playing is not None:
+                clip(list(adversary.parameters()), config.clip)
+                against.step()
+                against.zero_grad(set_to_none=True)
             average.update()
             state.step, state.minutes = step + 1, clock.minutes()
 

@@ -268,3 +268,22 @@ def test_averaged_weights_follow_their_formula():
         assert model.weight.item() == pytest.approx(expected, rel=1e-5)
     assert model.weight.item() == 29 % 5
     assert State() == State(0, 0.0, False)
+
+
+def test_the_gradient_of_all_micro_batches_is_clipped_as_one(tmp_path):
+    experiment = from_dict(Experiment, {
+        "data": {"kind": "digits", "batch_size": 2},
+        "model": {"encoder": {"kind": "mlp", "widths": [8]}, "decoder": {"kind": "mlp", "widths": [8]},
+                  "bottleneck": {"kind": "identity", "dim": 4}},
+        "train": {"steps": 1, "schedule": "constant", "warmup": 0, "ema": 0, "accumulate": 2, "clip": 1e-4}})
+    train(experiment, tmp_path)
+    source, model = training.build(experiment)
+    objective = experiment.objective.build(None)
+    for batch in map(source.batch, (0, 1)):
+        (objective(model(batch.x), batch.x, model.likelihood, 0.0).total / 2).backward()
+    assert torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-4) > 1e-3
+    config = experiment.train
+    torch.optim.AdamW(model.parameters(), config.lr, config.betas, weight_decay=config.weight_decay, fused=True).step()
+    trained = load_model(tmp_path).state_dict()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(trained[name], value, rtol=1e-5, atol=1e-7)
