@@ -50,7 +50,7 @@ def test_an_archive_keeps_the_recipe_s_way_with_pictures(study, studies, tmp_pat
         arguments = studies.Arguments("semi-supervised", data=archive, output=tmp_path)
         one = study.STUDIES["semi-supervised"]
         data = studies.settings(one, {}, arguments)(0).data
-        assert (data.kind, data.labelled, data.labelled_share) == (kind, 100, 0.0625)
+        assert (data.kind, data.labelled, data.labelled_share) == (kind, 100, 0.0909)
         latents = studies.settings(one, one.variants["M1 + M2"], arguments)(0).data
         assert latents.data == data and latents.model == str(tmp_path / "semi-supervised/M1-0")
 

@@ -61,7 +61,7 @@ def check_unit(owner: str, x: Tensor) -> None:
     x = distinct(x)
     if not x.numel():
         return
-    low, high = map(float, x.aminmax())  # a tenth of what comparing each element costs; NaN where there is one
+    low, high = map(float, x.detach().aminmax())  # a tenth of what comparing each element costs; NaN where there is one
     if not (low >= 0 and high <= 1):
         raise ShapeError(f"{owner} wants data in [0, 1], got values from {x.min():g} to {x.max():g}.")
 
