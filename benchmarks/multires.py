@@ -6,13 +6,14 @@
 The paper's shapes, random weights. Plain is the same layers written one after the other over the whole recording, and
 codes found by all distances at once: what a reader of the paper would write. Ours is the codec, which works in blocks
 with a halo. A training step is L2 and commitment on one crop, by autograd, with the codebook's moving averages in both:
-a dense one-hot in the plain one. The two take turns; medians of wall time; memory is what one training step adds to
-the most the process has held, each measured in a process of its own.
+a dense one-hot in the plain one. The two take turns; medians of processor time; memory is what one training step adds
+to the most the process has held, each measured in a process of its own.
 """
 
 import argparse
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import torch
@@ -96,8 +97,8 @@ def trainers(level: int) -> dict[str, Callable[[], None]]:
 
 
 def median(work: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Seconds of each, in turns."""
-    return dict(zip(work, seconds(list(work.values()), repeats), strict=True))
+    """Processor seconds of each, in turns."""
+    return dict(zip(work, seconds(list(work.values()), repeats, time.process_time), strict=True))
 
 
 @torch.no_grad()

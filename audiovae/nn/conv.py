@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiovae.errors import ConfigError
+from audiovae.nn import rows
 from audiovae.nn.field import Field
 
 CONV: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d}
@@ -29,11 +30,14 @@ class SameConv(nn.Module):
         if kernel % 2 == 0:
             raise ConfigError(f"SameConv wants an odd kernel, got {kernel}.")
         padding = dilation * (kernel // 2)
-        self.past = _past(dims, causal, 2 * padding)
+        self.past, self.dilation = _past(dims, causal, 2 * padding), dilation
+        self.around = (self.past, 0) if self.past else (padding, padding)
         self.conv = CONV[dims](channels, channels_out, kernel, padding=0 if causal else padding, dilation=dilation)
         self.field = Field.conv(kernel, dilation=dilation, padding=self.past or padding)
 
     def forward(self, x: Tensor) -> Tensor:
+        if rows.fits(x):
+            return rows.convolve(x, self.conv.weight, self.conv.bias, 1, self.dilation, *self.around)
         return self.conv(F.pad(x, (self.past, 0)) if self.past else x)
 
 
@@ -47,12 +51,15 @@ class Downsample(nn.Module):
     def __init__(self, dims: int, channels: int, channels_out: int, stride: int, causal: bool = False):
         super().__init__()
         _even(stride)
-        self.past = _past(dims, causal, stride)
+        self.past, self.stride = _past(dims, causal, stride), stride
         padding = 0 if causal else stride // 2
+        self.around = (self.past, 0) if self.past else (padding, padding)
         self.conv = CONV[dims](channels, channels_out, 2 * stride, stride=stride, padding=padding)
         self.field = Field.conv(2 * stride, stride, padding=self.past or padding)
 
     def forward(self, x: Tensor) -> Tensor:
+        if rows.fits(x):
+            return rows.convolve(x, self.conv.weight, self.conv.bias, self.stride, 1, *self.around)
         return self.conv(F.pad(x, (self.past, 0)) if self.past else x)
 
 
@@ -68,10 +75,13 @@ class Upsample(nn.Module):
         _even(stride)
         self.future = _past(dims, causal, stride)  # what the last input gives beyond its own hop
         padding = 0 if causal else stride // 2
+        self.stride, self.ends = stride, (0, self.future) if causal else (padding, padding)
         self.conv = TRANSPOSED[dims](channels, channels_out, 2 * stride, stride=stride, padding=padding)
         self.field = Field.transposed(2 * stride, stride, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
+        if rows.fits(x):
+            return rows.spread(x, self.conv.weight, self.conv.bias, self.stride, *self.ends)
         y = self.conv(x)
         return y[..., :-self.future] if self.future else y
 
