@@ -5,7 +5,6 @@ Mentzer et al. 2023, "Finite scalar quantization: VQ-VAE made simple", section 3
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -15,7 +14,7 @@ from audiovae.bottlenecks.base import Bottleneck, check_codes, check_finite, che
 from audiovae.bottlenecks.search import usage
 from audiovae.config import Config
 from audiovae.errors import ConfigError
-from audiovae.shapes import Latent, Scalars, check
+from audiovae.shapes import Latent, check
 
 MARGIN = 1e-3  # the bound lies this share beyond the outermost level, so that the level can be reached
 
@@ -75,8 +74,8 @@ class FiniteScalarQuantizer(Bottleneck):
         digits = bounded.detach().round()
         z = (bounded + (digits - bounded).detach()) / self._half
         codes = self._number(digits)
-        stats = Scalars({name: partial(self._used, codes, name) for name in ("perplexity", "usage")})
         rate = z.new_full((len(h),), h[0, 0].numel() * math.log(self.num_codes[0]))
+        stats = usage(lambda: codes.unique(return_counts=True)[1], self.num_codes[0])
         return Latent(z=z, rate=rate, codes=codes, stats=stats)
 
     @torch.no_grad()
@@ -93,9 +92,6 @@ class FiniteScalarQuantizer(Bottleneck):
     @property
     def _half(self) -> Tensor:
         return self.levels // 2
-
-    def _used(self, codes: Tensor, name: str) -> Tensor:
-        return usage(codes.unique(return_counts=True)[1], self.num_codes[0])[name]
 
     def _bound(self, h: Tensor) -> Tensor:
         owner = "FiniteScalarQuantizer"

@@ -4,6 +4,9 @@ Both stay inside the processor's cache: scores exist for a block of rows at a ti
 matrix, and no one-hot matrix is built.
 """
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -87,11 +90,14 @@ def sums(x: Tensor, codes: Tensor, num_codes: int) -> Tensor:
     return x.new_zeros(num_codes, x.shape[1]).index_add_(0, codes, x)
 
 
-def usage(counts: Tensor, num_codes: int) -> Scalars:
+def usage(counts: Tensor | Callable[[], Tensor], num_codes: int) -> Scalars:
     """Perplexity exp(H) of the codes of a batch, and the share of the K codes it used.
+
+    Counts that cost something come as a function, called once and only when either is asked for.
 
     >>> dict(usage(torch.tensor([4.0, 4.0, 0.0, 0.0]), num_codes=4))
     {'perplexity': tensor(2.), 'usage': tensor(0.5000)}
     """
-    return Scalars(perplexity=lambda: torch.special.entr(counts / counts.sum()).sum().exp(),
-                   usage=lambda: (counts > 0).sum() / num_codes)
+    found = (lambda: counts) if isinstance(counts, Tensor) else cache(counts)
+    return Scalars(perplexity=lambda: torch.special.entr(found() / found().sum()).sum().exp(),
+                   usage=lambda: (found() > 0).sum() / num_codes)

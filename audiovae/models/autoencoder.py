@@ -21,7 +21,7 @@ from audiovae.bottlenecks.rvq import ResidualQuantizer
 from audiovae.config import Config
 from audiovae.corruption import CorruptionConfig
 from audiovae.decoders import Decoder, DecoderConfig, SpectralDecoderConfig, vector_decoder
-from audiovae.encoders import Encoder, EncoderConfig, SpectralEncoderConfig, vector_encoder
+from audiovae.encoders import Encoder, EncoderConfig, SpectralEncoderConfig, repeated, vector_encoder
 from audiovae.errors import ConfigError, ShapeError
 from audiovae.likelihoods import GaussianConfig, Likelihood, LikelihoodConfig
 from audiovae.nn.field import Field, Part
@@ -115,13 +115,12 @@ class Autoencoder(nn.Module):
         seen = self.corruption(x) if self.corruption is not None and self.training else x
         vector = self._vector(condition, len(x))
         h = self.encoder(seen, vector if self.told_encoder else None)
-        if len(h) > len(x):
-            x = x.repeat_interleave(len(h) // len(x), 0)
         if samples > 1:
-            h, x = h.repeat_interleave(samples, 0), x.repeat_interleave(samples, 0)
+            h = h.repeat_interleave(samples, 0)
             vector = vector.repeat_interleave(samples, 0) if vector is not None else None
         latent = self.bottleneck(h, **self._components())
-        return Output((latent,), self._decoded(latent.z, vector, condition, x))
+        read = repeated(x, len(h)) if self.decoder.autoregressive else None
+        return Output((latent,), self._decoded(latent.z, vector, condition, read))
 
     @property
     def bent(self) -> bool:

@@ -37,7 +37,7 @@ class SameConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if rows.fits(x):
-            return rows.convolve(x, self.conv.weight, self.conv.bias, 1, self.dilation, *self.around)
+            return rows.convolve(x, self.conv.weight, self.conv.bias, 1, self.dilation, *self.around)  # type: ignore
         return self.conv(F.pad(x, (self.past, 0)) if self.past else x)
 
 
@@ -59,7 +59,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if rows.fits(x):
-            return rows.convolve(x, self.conv.weight, self.conv.bias, self.stride, 1, *self.around)
+            return rows.convolve(x, self.conv.weight, self.conv.bias, self.stride, 1, *self.around)  # type: ignore
         return self.conv(F.pad(x, (self.past, 0)) if self.past else x)
 
 
@@ -81,7 +81,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if rows.fits(x):
-            return rows.spread(x, self.conv.weight, self.conv.bias, self.stride, *self.ends)
+            return rows.spread(x, self.conv.weight, self.conv.bias, self.stride, *self.ends)  # type: ignore
         y = self.conv(x)
         return y[..., :-self.future] if self.future else y
 

@@ -1,5 +1,6 @@
 """Residual stacks with growing dilation, as in Jukebox (Dhariwal 2020, section 3 and appendix B)."""
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
         if vector is None and rows.fits(x):
-            return rows.chain(x, [self.weights], [self.inner.dilation], self.inner.past > 0)
+            return _in_rows([self], x)
         h = self.inner(F.relu(x))
         if self.film is not None and vector is not None:
             h = self.film(h.movedim(1, -1), vector).movedim(-1, 1)
@@ -60,9 +61,7 @@ class ResidualStack(nn.Module):
     def forward(self, x: Tensor, vector: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """x (B, C, *grid), vector (B, E); mask (B, 1, L) keeps the padding of a batch at 0."""
         if vector is None and self.blocks and rows.fits(x):
-            inner = [block.inner for block in self.blocks]
-            return rows.chain(x, [block.weights for block in self.blocks], [layer.dilation for layer in inner],
-                              inner[0].past > 0, mask)
+            return _in_rows(self.blocks, x, mask)  # type: ignore[arg-type]
         for block in self.blocks:
             x = block(x if mask is None else x * mask, vector)
         return x
@@ -70,3 +69,10 @@ class ResidualStack(nn.Module):
     def parts(self, vector: Tensor | None = None) -> list[Part]:
         """Its blocks one by one."""
         return [(partial(block, vector=vector), block.field) for block in self.blocks]  # type: ignore[misc]
+
+
+def _in_rows(blocks: Iterable[ResidualBlock], x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The blocks one after the other, told nothing, where :func:`audiovae.nn.rows.fits` has x."""
+    inner = [block.inner for block in blocks]
+    return rows.chain(x, [block.weights for block in blocks], [layer.dilation for layer in inner], inner[0].past > 0,
+                      mask)
