@@ -10,8 +10,13 @@ and title, and split.txt, in which each genre has three artists to train on, one
 import argparse
 import csv
 import sys
+from contextlib import suppress
+from importlib import import_module
 from importlib.util import find_spec
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -31,36 +36,64 @@ PARTS = ("train", "train", "train", "valid", "test")  # of a genre's artists
 FIRST = ("Quiet", "Long", "Blue", "Morning", "Paper", "Winter", "Second", "Open", "Low", "Bright", "Old", "Slow")
 LAST = ("Harbour", "Letter", "Window", "Garden", "Road", "Lantern", "River", "Staircase", "Orchard", "Signal")
 RMS, PEAK, TAIL = 0.1, 0.95, 1.5  # level of a piece; s it fades out in
+TRIES = 3  # at a piece
 
 
 class Player:
-    """Pieces to samples (T,) float32 at ``sample_rate`` Hz; CorpusError where its packages are missing."""
+    """Pieces to samples (T,) float32 at ``sample_rate`` Hz; CorpusError where its packages are missing.
 
-    def __init__(self, sample_rate: int):
+    The synthesizer works in a process of its own: about once in some thousands of pieces it never comes back.
+    """
+
+    def __init__(self, sample_rate: int, patience: float = 60):
         fonts = find_spec("pretty_midi")
-        try:
-            import symusic
-        except ImportError:
-            symusic = None
-        if symusic is None or fonts is None or fonts.origin is None:
+        if find_spec("symusic") is None or fonts is None or fonts.origin is None:
             raise CorpusError("symusic and pretty_midi are missing: pip install 'audiovae[music]'.")
-        self.symusic, self.sample_rate = symusic, sample_rate
-        font = Path(fonts.origin).parent / "TimGM6mb.sf2"
-        self.synthesizer = symusic.Synthesizer(sf_path=str(font), sample_rate=sample_rate)
+        self.patience = patience  # s that a piece may take, some hundred times what it does take
+        self.settings = Path(fonts.origin).parent / "TimGM6mb.sf2", sample_rate
+        self._start()
+
+    def _start(self) -> None:
+        processes = get_context("spawn")
+        self._pieces, theirs = processes.Pipe()
+        self._process = processes.Process(target=play_all, args=(theirs, *self.settings), daemon=True)
+        self._process.start()
+        theirs.close()
 
     def play(self, piece: Piece) -> np.ndarray:
-        score = self.symusic.Score(BEAT)
-        score.tempos.append(self.symusic.Tempo(0, piece.minute))
-        for program, notes in sorted(piece.parts.items()):
-            track = self.symusic.Track(program=max(program, 0), is_drum=program == DRUMS, name="")
-            for note in sorted(notes, key=lambda n: (n.start, n.pitch)):
-                track.notes.append(self.symusic.Note(note.start, note.length, note.pitch, note.level))
-            score.tracks.append(track)
-        wave = np.asarray(self.synthesizer.render(score, stereo=False))[0].astype(np.float64)
-        fade = min(round(TAIL * self.sample_rate), len(wave))
-        wave[len(wave) - fade:] *= np.cos(np.linspace(0, np.pi / 2, fade)) ** 2
-        level = min(RMS / np.sqrt(np.mean(wave**2)), PEAK / np.abs(wave).max())
-        return (wave * level).astype(np.float32)
+        """CorpusError when the synthesizer has died or not answered in time, and that ``TRIES`` times."""
+        for _ in range(TRIES):
+            with suppress(EOFError, ConnectionError):
+                self._pieces.send(piece)
+                if self._pieces.poll(self.patience):
+                    return self._pieces.recv()
+            self._process.kill()
+            self._start()
+        raise CorpusError(f"symusic was asked {TRIES} times and did not play {piece.title!r}: try another --rate.")
+
+
+def play_all(pieces: Connection, font: Path, sample_rate: int) -> None:
+    """Answer every piece with its samples, until there are no more."""
+    symusic: Any = import_module("symusic")
+    synthesizer = symusic.Synthesizer(sf_path=str(font), sample_rate=sample_rate)
+    with suppress(EOFError):
+        while True:
+            pieces.send(play(symusic, synthesizer, pieces.recv(), sample_rate))
+
+
+def play(symusic: Any, synthesizer: Any, piece: Piece, sample_rate: int) -> np.ndarray:
+    score = symusic.Score(BEAT)
+    score.tempos.append(symusic.Tempo(0, piece.minute))
+    for program, notes in sorted(piece.parts.items()):
+        track = symusic.Track(program=max(program, 0), is_drum=program == DRUMS, name="")
+        for note in sorted(notes, key=lambda n: (n.start, n.pitch)):
+            track.notes.append(symusic.Note(note.start, note.length, note.pitch, note.level))
+        score.tracks.append(track)
+    wave = np.asarray(synthesizer.render(score, stereo=False))[0].astype(np.float64)
+    fade = min(round(TAIL * sample_rate), len(wave))
+    wave[len(wave) - fade:] *= np.cos(np.linspace(0, np.pi / 2, fade)) ** 2
+    level = min(RMS / np.sqrt(np.mean(wave**2)), PEAK / np.abs(wave).max())
+    return (wave * level).astype(np.float32)
 
 
 def render(out: Path, hours: float, sample_rate: int, seed: int) -> tuple[int, float]:

@@ -1,5 +1,7 @@
 """The demo corpus of music is the same at every run, its pieces have a form, and its genres can be told apart."""
 
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,15 +21,16 @@ if find_spec("pretty_midi") is None:
     pytest.skip("no soundfont: pip install 'audiovae[music]'", allow_module_level=True)
 SCRIPT = Path(__file__).parent.parent / "data" / "demo_music.py"
 sys.path.insert(0, str(SCRIPT.parent))
+import demo_music  # noqa: E402
 from composer import BEAT, DRUMS, GENRES, MAJOR, MINOR, artists, compose, shortened  # noqa: E402
-from demo_music import NAMES, Player  # noqa: E402
+from demo_music import NAMES, CorpusError, Player  # noqa: E402
 
 RATE = 16_000
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True,
-                          check=False)
+                          check=False, timeout=240)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,27 @@ def test_a_piece_is_played_in_tune():
     assert len(wave) == pytest.approx(4 * RATE, abs=0.1 * RATE)
     spectrum = np.abs(np.fft.rfft(wave[RATE:2 * RATE] * np.hanning(RATE)))
     assert spectrum.argmax() == pytest.approx(440, abs=5)
+
+
+def test_a_synthesizer_that_hangs_or_dies_is_started_again(monkeypatch):
+    piece = shortened(compose(everyone()[0], "Paper Road", np.random.default_rng(0)), 4)
+    player = Player(RATE)
+    usual, start = player.play(piece), player._start
+
+    def start_and_wait():
+        start()
+        player.patience = 60
+
+    monkeypatch.setattr(player, "_start", start_and_wait)
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        os.kill(player._process.pid, number)
+        player.patience = 1
+        assert np.array_equal(player.play(piece), usual)
+    monkeypatch.setattr(demo_music, "TRIES", 1)
+    os.kill(player._process.pid, signal.SIGSTOP)
+    player.patience = 0.1
+    with pytest.raises(CorpusError, match="asked 1 times and did not play 'Paper Road'"):
+        player.play(piece)
 
 
 def test_no_artist_is_in_two_parts_and_every_genre_in_all(corpus):
