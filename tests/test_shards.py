@@ -153,8 +153,9 @@ def test_equal_rows_make_equal_tar_members(tmp_path):
 
 
 @pytest.fixture
-def cluster():
+def cluster(monkeypatch):
     ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default they starve beside other busy processes
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()
