@@ -57,6 +57,8 @@ class Arguments:
     """An .npz archive of pictures, or a prepared corpus of sound, in place of the recipe's data."""
     steps: int | None = None
     """Of each run (default: the recipe's)."""
+    minutes: float | None = None
+    """Of each run, where the recipe counts them."""
     only: tuple[str, ...] = ()
     """Variants by their whole names (default: all)."""
     limit: int = 2000
@@ -113,7 +115,7 @@ def settings(study: Study, overrides: Overrides, arguments: Arguments) -> Callab
     data = to_dict(read(Experiment, study.recipe).data)  # type: ignore[arg-type]
     if arguments.data and data["kind"] == "shapes":
         raise ConfigError("this study wants pictures whose factors are known: leave --data out.")
-    if data["kind"] == "spectrogram":
+    if "corpus" in data:
         shown = data | ({"corpus": str(arguments.data)} if arguments.data else {})
     else:
         common = {field.name: data[field.name] for field in fields(ImageData)}
@@ -129,8 +131,8 @@ def settings(study: Study, overrides: Overrides, arguments: Arguments) -> Callab
         told = {"data.kind": "latents", "data.model": str(place(arguments, study.first, seed))} if latents else {}
         told |= {f"data.data.{key}" if latents else f"data.{key}": value for key, value in shown.items()}
         told |= overrides | {"train.seed": seed}
-        if arguments.steps is not None:
-            told["train.steps"] = arguments.steps
+        told |= {f"train.{name}": limit for name, limit in (("steps", arguments.steps), ("minutes", arguments.minutes))
+                 if limit is not None}
         return read(Experiment, study.recipe, {key: value for key, value in told.items() if value is not None})
 
     return experiment

@@ -2,13 +2,16 @@
 
 import importlib.util
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from audiovae.image.shapes import combinations
+from audiovae.shapes import DataSpec
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -32,13 +35,18 @@ def hierarchies():
 
 
 @pytest.fixture(scope="module")
+def music():
+    return opened(RECIPES / "music/study.py")
+
+
+@pytest.fixture(scope="module")
 def studies(study):
     return sys.modules["studies"]
 
 
-def test_every_variant_fits_its_recipe(study, hierarchies, studies, tmp_path):
+def test_every_variant_fits_its_recipe(study, hierarchies, music, studies, tmp_path):
     """Every variant of every study reads, and differs from all its neighbours."""
-    for name, one in (study.STUDIES | hierarchies.STUDIES).items():
+    for name, one in (study.STUDIES | hierarchies.STUDIES | music.STUDIES).items():
         arguments = studies.Arguments(name, output=tmp_path)
         made = [studies.settings(one, overrides, arguments)(seed=3) for overrides in one.variants.values()]
         assert all(experiment.train.seed == 3 for experiment in made)
@@ -109,3 +117,23 @@ def test_one_level_takes_the_bits_of_two(hierarchies, studies, tmp_path):
         model = made.model.build(made.data.build(0).spec)
         bits.append(hierarchies.compression(model, (8, 8)).rows[-1][4])
     assert bits[0] == 9 * 20 and bits[1] == pytest.approx(bits[0], rel=1e-3)
+
+
+def test_levels_of_music_are_compared_at_the_same_bits(music, studies, tmp_path):
+    for name, kbps in ("level-0", 30.3), ("level-1", 7.6), ("level-2", 1.9):
+        one, bits = music.STUDIES[name], []
+        for overrides in one.variants.values():
+            made = studies.settings(one, overrides, studies.Arguments(name, minutes=2, output=tmp_path))(0)
+            (level,) = made.model.build(DataSpec(channels=1, dims=1, sample_rate=22050)).code_levels
+            bits.append(22.050 / level.hop * sum(map(math.log2, level.num_codes)))
+            assert made.train.minutes == 2
+        assert bits[0] == pytest.approx(kbps, rel=0.01) and bits == pytest.approx(bits[:1] * len(bits))
+
+
+def test_a_study_of_music_runs(music, studies, tiny_corpus, tmp_path):
+    call = ["level-2", "--steps", "2", "--limit", "2", "--data", str(tiny_corpus), "-o", str(tmp_path)]
+    assert studies.main(music.STUDIES, "", call) == 0
+    found = json.loads((tmp_path / "level-2/study.json").read_text())
+    assert list(found) == list(music.STUDIES["level-2"].variants)
+    for (numbers,) in found.values():
+        assert np.isfinite(list(numbers.values())).all() and numbers["steps"] == 2
