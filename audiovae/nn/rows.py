@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
 
 BLOCK = 4096  # rows at once, of 32 to 64 channels: 0.5 to 1 MB
 
@@ -26,14 +25,12 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, stride: int, dilation: int
 
     >>> x, weight, bias = torch.randn(2, 3, 40), torch.randn(5, 3, 4), torch.randn(5)
     >>> y = convolve(x, weight, bias, stride=2, dilation=1, before=1, after=1)
-    >>> torch.allclose(y, F.conv1d(x, weight, bias, stride=2, padding=1), atol=1e-5)
+    >>> torch.allclose(y, torch.conv1d(x, weight, bias, stride=2, padding=1), atol=1e-5)
     True
     """
-    padded = F.pad(x.transpose(1, 2), (0, 0, before, after))
     outputs, channels, kernel = weight.shape
-    padded = padded.reshape(len(x), -1, stride * channels)  # what one stride reads is one row
     taps = weight.permute(2, 1, 0).reshape(kernel // stride, stride * channels, outputs)
-    return _Taps.apply(padded, taps, bias, dilation).transpose(1, 2)
+    return _Taps.apply(x.transpose(1, 2).contiguous(), taps, bias, stride, dilation, before, after).transpose(1, 2)
 
 
 def spread(x: Tensor, weight: Tensor, bias: Tensor, stride: int, first: int, last: int) -> Tensor:
@@ -41,13 +38,13 @@ def spread(x: Tensor, weight: Tensor, bias: Tensor, stride: int, first: int, las
 
     >>> x, weight, bias = torch.randn(2, 3, 40), torch.randn(3, 5, 4), torch.randn(5)
     >>> y = spread(x, weight, bias, stride=2, first=1, last=1)
-    >>> torch.allclose(y, F.conv_transpose1d(x, weight, bias, stride=2, padding=1), atol=1e-5)
+    >>> torch.allclose(y, torch.conv_transpose1d(x, weight, bias, stride=2, padding=1), atol=1e-5)
     True
     """
-    padded = F.pad(x.transpose(1, 2), (0, 0, 1, 1))
     channels, outputs = weight.shape[:2]
     taps = weight.view(channels, outputs, 2, stride).permute(2, 0, 3, 1).flip(0)  # the second half is of the row before
-    rows = _Taps.apply(padded, taps.reshape(2, channels, stride * outputs), bias.repeat(stride), 1)
+    taps = taps.reshape(2, channels, stride * outputs)
+    rows = _Taps.apply(x.transpose(1, 2).contiguous(), taps, bias.repeat(stride), 1, 1, 1, 1)
     rows = rows.view(len(x), -1, outputs)
     return rows[:, first:rows.shape[1] - last].transpose(1, 2)
 
@@ -92,44 +89,72 @@ def _gram(left: Tensor, right: Tensor) -> Tensor:
     return torch.bmm(left.transpose(1, 2), right).sum(0)
 
 
+def _reads(span: slice, offset: int, stride: int, length: int) -> Iterator[tuple[slice, slice, slice]]:
+    """What a tap reads of ``length`` entries for the outputs i of a span: ``stride`` from entry i stride + offset on.
+
+    Gives outputs counted from the span's start, the entries, and those of the tap that meet them: first for all outputs
+    whose entries are all there, then for those at the ends, which meet zeros too.
+    """
+    whole = slice(max(span.start, -(offset // stride)), min(span.stop, (length - offset) // stride))
+    if whole.start < whole.stop:
+        yield (_later(whole, -span.start), slice(whole.start * stride + offset, whole.stop * stride + offset),
+               slice(0, stride))
+    for i in {-(offset // stride) - 1, (length - offset) // stride}:
+        place = i * stride + offset
+        there = slice(max(place, 0), min(place + stride, length))
+        if span.start <= i < span.stop and there.start < there.stop:
+            yield slice(i - span.start, i - span.start + 1), there, _later(there, -place)
+
+
 class _Taps(torch.autograd.Function):
-    """y_i = bias + Σ_k x_{i + k dilation} W_k: rows (B, N, I), W (K, I, O) -> (B, N - (K - 1) dilation, O)."""
+    """y_i = bias + Σ_k W_k x_{i stride + k dilation stride - before}, a tap reading ``stride`` entries as one row.
+
+    Rows (B, L, C), W (K, stride C, O) -> (B, (before + L + after) / stride - (K - 1) dilation, O); zeros lie around x.
+    """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, taps: Tensor, bias: Tensor, dilation: int) -> Tensor:
+    def forward(ctx, x: Tensor, taps: Tensor, bias: Tensor, stride: int, dilation: int, before: int,
+                after: int) -> Tensor:
         ctx.save_for_backward(x, taps)
-        ctx.dilation = dilation  # type: ignore[attr-defined]
-        out = x.new_empty(len(x), x.shape[1] - (len(taps) - 1) * dilation, taps.shape[2])
-        for span in _spans(out.shape[1], len(x)):
+        ctx.stride, ctx.offsets = stride, [k * dilation * stride - before for k in range(len(taps))]
+        size = (before + x.shape[1] + after) // stride - (len(taps) - 1) * dilation
+        out = x.new_empty(len(x), size, taps.shape[2])
+        for span in _spans(size, len(x)):
             part = out[:, span].copy_(bias)
-            for k, tap in enumerate(taps):
-                _add(part, x[:, _later(span, k * dilation)], tap)
+            for tap, offset in zip(taps.unflatten(1, (stride, -1)), ctx.offsets, strict=True):
+                for met, entries, inner in _reads(span, offset, stride, x.shape[1]):
+                    read = part[:, met]
+                    _add(read, x[:, entries].view(*read.shape[:2], -1), tap[inner].flatten(0, 1))
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor):
         (x, taps), g = ctx.saved_tensors, gradients[0].contiguous()
-        of_x, of_taps, of_bias, _ = ctx.needs_input_grad
+        of_x, of_taps, of_bias, *_ = ctx.needs_input_grad
         gx, gtaps = torch.zeros_like(x) if of_x else None, torch.zeros_like(taps) if of_taps else None
         for span in _spans(g.shape[1], len(x)):
             part = g[:, span]
-            for k, tap in enumerate(taps):
-                read = _later(span, k * ctx.dilation)
-                if gx is not None:
-                    _add(gx[:, read], part, tap.t())
-                if gtaps is not None:
-                    gtaps[k] += _gram(x[:, read], part)
-        return gx, gtaps, g.sum((0, 1)) if of_bias else None, None
+            for k, (tap, offset) in enumerate(zip(taps.unflatten(1, (ctx.stride, -1)), ctx.offsets, strict=True)):
+                for met, entries, inner in _reads(span, offset, ctx.stride, x.shape[1]):
+                    read = part[:, met]
+                    if gx is not None:
+                        _add(gx[:, entries].view(*read.shape[:2], -1), read, tap[inner].flatten(0, 1).t())
+                    if gtaps is not None:
+                        gtaps[k].unflatten(0, (ctx.stride, -1))[inner].flatten(0, 1).add_(
+                            _gram(x[:, entries].view(*read.shape[:2], -1), read))
+        return gx, gtaps, g.sum((0, 1)) if of_bias else None, None, None, None, None
 
 
-def _rectified(x: Tensor, out: Tensor, dilation: int, causal: bool) -> tuple[Tensor, Tensor]:
-    """relu(x) between the zeros that a convolution over 3 wants, (B, L + 2 dilation, C), and the middle of that."""
-    before, size = (2 if causal else 1) * dilation, x.shape[1]
-    padded = out[:, :size + 2 * dilation]
-    padded[:, :before] = 0
-    padded[:, before + size:] = 0
-    return padded, torch.clamp_min(x, 0, out=padded[:, before:before + size])
+def _rectified(x: Tensor, out: Tensor, span: slice, dilation: int, causal: bool) -> Tensor:
+    """relu(x) that a convolution over 3 reads for a span of outputs, 2 dilation rows more, with the zeros around x."""
+    start = span.start - (2 if causal else 1) * dilation
+    padded = out[:, :span.stop - span.start + 2 * dilation]
+    there = slice(max(start, 0), min(start + padded.shape[1], x.shape[1]))
+    padded[:, :there.start - start] = 0
+    padded[:, there.stop - start:] = 0
+    torch.clamp_min(x[:, there], 0, out=padded[:, _later(there, -start)])
+    return padded
 
 
 def _matrices(weights: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
@@ -147,7 +172,7 @@ def _forward(x: Tensor, mask: Tensor | None, dilations: Sequence[int], causal: b
     for (taps, inner_bias, matrix, outer_bias), dilation in zip(_matrices(weights), dilations, strict=True):
         if mask is not None:
             y.mul_(mask)
-        padded, _ = _rectified(y, wide, dilation, causal)
+        padded = _rectified(y, wide, slice(0, size), dilation, causal)
         if kept is not None:
             spare = y.new_empty(batch, size, len(inner_bias))
             kept.append(spare)
@@ -179,15 +204,15 @@ class _Chain(torch.autograd.Function):
         blocks, learn = _matrices(rest[count:]), any(ctx.needs_input_grad[4:])
         x, g = (t.transpose(1, 2).clone(memory_format=torch.contiguous_format) for t in (y, gradients[0]))
         (batch, size, width), found = x.shape, []
-        wide, gwide = (x.new_empty(batch, size + 2 * max(ctx.dilations), width) for _ in range(2))
+        reach = 2 * max(ctx.dilations)
+        near, wide = (x.new_empty(batch, rows + reach, width) for rows in (min(size, BLOCK), size))
         for h, block, dilation in zip(rest[:count][::-1], blocks[::-1], ctx.dilations[::-1], strict=True):
             taps, _, matrix, outer_bias = block
             for span in _spans(size, batch):
                 _add(x[:, span].sub_(outer_bias), h[:, span], matrix, -1)
             if mask is not None:
                 x.mul_(mask)
-            padded, middle = _rectified(x, wide, dilation, ctx.causal)
-            gpadded = gwide[:, :padded.shape[1]].zero_()
+            gpadded = wide[:, :size + 2 * dilation].zero_()
             of = [torch.zeros_like(tensor) for tensor in block]
             for span in _spans(size, batch):
                 up, on = g[:, span], h[:, span]
@@ -196,8 +221,9 @@ class _Chain(torch.autograd.Function):
                 for k in range(3):
                     _add(gpadded[:, _later(span, k * dilation)], gh, taps[k].t())
                 if learn:
+                    padded = _rectified(x, near, span, dilation, ctx.causal)
                     for k in range(3):
-                        of[0][k] += _gram(padded[:, _later(span, k * dilation)], gh)
+                        of[0][k] += _gram(padded[:, k * dilation:k * dilation + gh.shape[1]], gh)
                     of[1] += gh.sum((0, 1))
                     of[2] += _gram(on, up)
                     of[3] += up.sum((0, 1))
@@ -205,7 +231,7 @@ class _Chain(torch.autograd.Function):
             gmiddle = gpadded[:, before:before + size]
             for span in _spans(size, batch):
                 part = gmiddle[:, span]
-                g[:, span] += torch.ops.aten.threshold_backward.grad_input(part, middle[:, span], 0, grad_input=part)
+                g[:, span] += torch.ops.aten.threshold_backward.grad_input(part, x[:, span], 0, grad_input=part)
             if mask is not None:
                 g.mul_(mask)
             found = [of[0].permute(2, 1, 0), of[1], of[2].t()[..., None], of[3], *found]
