@@ -55,12 +55,10 @@ class StridedDecoder(nn.Module):
 
     def forward(self, z: Tensor, vector: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
         check("StridedDecoder", z, self.channels_in, self.dims, letter="D")
-        mask = None if lengths is None else within(lengths, z.shape[-1], z.shape[-1])[:, None]
-        h = self.into(z if mask is None else z * mask)
+        steps = z.shape[-1]
+        h = self.into(z if lengths is None else z * within(lengths, steps, steps)[:, None])
         for stack, up in zip(self.stacks, self.ups, strict=True):
-            mask = None if lengths is None else within(lengths, z.shape[-1], h.shape[-1])[:, None]
-            h = stack(h, vector, mask)
-            h = up(h if mask is None else h * mask)
+            h = up(stack(h, vector, None if lengths is None else within(lengths, steps, h.shape[-1])[:, None]))
         return h
 
     def parts(self, vector: Tensor | None = None) -> list[Part]:

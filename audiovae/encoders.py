@@ -9,7 +9,7 @@ many rows.
 
 from dataclasses import dataclass
 from math import prod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Discriminator
@@ -64,10 +64,12 @@ class StridedEncoder(nn.Module):
         check_grid("StridedEncoder", x, self.hop)
         steps = x.shape[-1] // self.hop
         x = x if vector is None else repeated(x, len(vector))
+        x = x if lengths is None else x * within(lengths, steps, x.shape[-1])[:, None]
         for layer in self.layers:
-            mask = None if lengths is None else within(lengths, steps, x.shape[-1])[:, None]
-            x = x if mask is None else x * mask
-            x = layer(x, vector, mask) if isinstance(layer, ResidualStack) else layer(x)
+            if isinstance(layer, ResidualStack):
+                x = layer(x, vector, None if lengths is None else within(lengths, steps, x.shape[-1])[:, None])
+            else:
+                x = layer(x)
         return x
 
     def parts(self, vector: Tensor | None = None) -> list[Part]:
@@ -203,7 +205,7 @@ class MLPEncoder(nn.Module):
         if vector is None:
             h = self.layers(h)
         else:  # the first layer is linear: what it makes of the data is the same for all that an example is told
-            first = self.layers[0]
+            first = cast(nn.Linear, self.layers[0])
             of_data, of_vector = first.weight.split([h.shape[1], vector.shape[1]], dim=1)
             h = repeated(F.linear(h, of_data, first.bias), len(vector)) + F.linear(vector, of_vector)
             h = self.layers[1:](h)

@@ -30,7 +30,7 @@ def stacked(stack, x, mask=None):
         inner, dilation, causal = block.inner.conv, block.inner.dilation, block.inner.past > 0
         read = F.pad(F.relu(x), (2 * dilation, 0) if causal else (dilation, dilation))
         x = x + block.outer.conv(F.relu(F.conv1d(read, inner.weight, inner.bias, dilation=dilation)))
-    return x
+    return x if mask is None else x * mask
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -59,12 +59,12 @@ class ResidualStack(nn.Module):
         self.field: Field = compose(*(block.field for block in self.blocks))  # type: ignore[misc]
 
     def forward(self, x: Tensor, vector: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """x (B, C, *grid), vector (B, E); mask (B, 1, L) keeps the padding of a batch at 0."""
+        """x (B, C, *grid), vector (B, E); mask (B, 1, L) keeps the padding of a batch at 0, of the result too."""
         if vector is None and self.blocks and rows.fits(x):
             return _in_rows(self.blocks, x, mask)  # type: ignore[arg-type]
         for block in self.blocks:
             x = block(x if mask is None else x * mask, vector)
-        return x
+        return x if mask is None else x * mask
 
     def parts(self, vector: Tensor | None = None) -> list[Part]:
         """Its blocks one by one."""

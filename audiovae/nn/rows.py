@@ -58,16 +58,17 @@ def chain(x: Tensor, blocks: Sequence[tuple[Tensor, ...]], dilations: Sequence[i
     x : (B, C, L).
     blocks : of each, weight (H, C, 3) and bias of the inner convolution, weight (C, H, 1) and bias of the outer.
     causal : whether an entry reads only what is before it, rather than both sides.
-    mask : (B, 1, L) by which what each block reads is multiplied.
+    mask : (B, 1, L), 1 where there is data and 0 in the padding after it, which every block reads, and the last one
+        gives, as zeros.
 
     Of a block, the backward pass keeps the rectified hidden rows alone, and finds what the block read by taking from
     what it gave what it added: half of what autograd keeps, for a twelfth more products.
     """
-    told = None if mask is None else mask.transpose(1, 2)
+    ends = None if mask is None else mask[:, 0].sum(-1).long().tolist()
     weights = [tensor for block in blocks for tensor in block]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *weights)):
-        return _Chain.apply(x, told, tuple(dilations), causal, *weights)
-    return _forward(x, told, dilations, causal, weights, None)
+        return _Chain.apply(x, ends, tuple(dilations), causal, *weights)
+    return _forward(x, ends, dilations, causal, weights, None)
 
 
 def _spans(length: int, batch: int) -> Iterator[slice]:
@@ -163,15 +164,20 @@ def _matrices(weights: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, Tensor, T
             for inner, inner_bias, outer, outer_bias in zip(*[iter(weights)] * 4, strict=True)]
 
 
-def _forward(x: Tensor, mask: Tensor | None, dilations: Sequence[int], causal: bool, weights: Sequence[Tensor],
+def _cut(x: Tensor, ends: Sequence[int] | None) -> None:
+    """Make rows zero from the end of each example on."""
+    for rows, end in zip(x, ends or (), strict=ends is not None):
+        rows[end:] = 0
+
+
+def _forward(x: Tensor, ends: Sequence[int] | None, dilations: Sequence[int], causal: bool, weights: Sequence[Tensor],
              kept: list[Tensor] | None) -> Tensor:
     """:func:`chain`; what the backward pass wants is put into ``kept``."""
     y = x.transpose(1, 2).clone(memory_format=torch.contiguous_format)
     (batch, size, width), spare = y.shape, y.new_empty(0)
     wide = y.new_empty(batch, size + 2 * max(dilations), width)
     for (taps, inner_bias, matrix, outer_bias), dilation in zip(_matrices(weights), dilations, strict=True):
-        if mask is not None:
-            y.mul_(mask)
+        _cut(y, ends)
         padded = _rectified(y, wide, slice(0, size), dilation, causal)
         if kept is not None:
             spare = y.new_empty(batch, size, len(inner_bias))
@@ -183,35 +189,36 @@ def _forward(x: Tensor, mask: Tensor | None, dilations: Sequence[int], causal: b
             for k in range(3):
                 _add(h, padded[:, _later(span, k * dilation)], taps[k])
             _add(y[:, span].add_(outer_bias), h.relu_(), matrix)
+    _cut(y, ends)
     return y.transpose(1, 2)
 
 
 class _Chain(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, mask: Tensor | None, dilations: tuple[int, ...], causal: bool,
+    def forward(ctx, x: Tensor, ends: Sequence[int] | None, dilations: tuple[int, ...], causal: bool,
                 *weights: Tensor) -> Tensor:
         kept: list[Tensor] = []
-        y = _forward(x, mask, dilations, causal, weights, kept)
-        ctx.save_for_backward(y, mask, *kept, *weights)
-        ctx.dilations, ctx.causal = dilations, causal
+        y = _forward(x, ends, dilations, causal, weights, kept)
+        ctx.save_for_backward(y, *kept, *weights)
+        ctx.ends, ctx.dilations, ctx.causal = ends, dilations, causal
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor):
-        y, mask, *rest = ctx.saved_tensors
+        y, *rest = ctx.saved_tensors
         count = len(ctx.dilations)
         blocks, learn = _matrices(rest[count:]), any(ctx.needs_input_grad[4:])
         x, g = (t.transpose(1, 2).clone(memory_format=torch.contiguous_format) for t in (y, gradients[0]))
         (batch, size, width), found = x.shape, []
+        _cut(g, ctx.ends)
         reach = 2 * max(ctx.dilations)
         near, wide = (x.new_empty(batch, rows + reach, width) for rows in (min(size, BLOCK), size))
         for h, block, dilation in zip(rest[:count][::-1], blocks[::-1], ctx.dilations[::-1], strict=True):
             taps, _, matrix, outer_bias = block
             for span in _spans(size, batch):
                 _add(x[:, span].sub_(outer_bias), h[:, span], matrix, -1)
-            if mask is not None:
-                x.mul_(mask)
+            _cut(x, ctx.ends)
             gpadded = wide[:, :size + 2 * dilation].zero_()
             of = [torch.zeros_like(tensor) for tensor in block]
             for span in _spans(size, batch):
@@ -232,7 +239,6 @@ class _Chain(torch.autograd.Function):
             for span in _spans(size, batch):
                 part = gmiddle[:, span]
                 g[:, span] += torch.ops.aten.threshold_backward.grad_input(part, x[:, span], 0, grad_input=part)
-            if mask is not None:
-                g.mul_(mask)
+            _cut(g, ctx.ends)
             found = [of[0].permute(2, 1, 0), of[1], of[2].t()[..., None], of[3], *found]
         return g.transpose(1, 2), None, None, None, *(found if learn else [None] * len(rest[count:]))
