@@ -40,13 +40,18 @@ def music():
 
 
 @pytest.fixture(scope="module")
+def speech():
+    return opened(RECIPES / "speech_codec/study.py")
+
+
+@pytest.fixture(scope="module")
 def studies(study):
     return sys.modules["studies"]
 
 
-def test_every_variant_fits_its_recipe(study, hierarchies, music, studies, tmp_path):
+def test_every_variant_fits_its_recipe(study, hierarchies, music, speech, studies, tmp_path):
     """Every variant of every study reads, and differs from all its neighbours."""
-    for name, one in (study.STUDIES | hierarchies.STUDIES | music.STUDIES).items():
+    for name, one in (study.STUDIES | hierarchies.STUDIES | music.STUDIES | speech.STUDIES).items():
         arguments = studies.Arguments(name, output=tmp_path)
         made = [studies.settings(one, overrides, arguments)(seed=3) for overrides in one.variants.values()]
         assert all(experiment.train.seed == 3 for experiment in made)
@@ -119,21 +124,36 @@ def test_one_level_takes_the_bits_of_two(hierarchies, studies, tmp_path):
     assert bits[0] == 9 * 20 and bits[1] == pytest.approx(bits[0], rel=1e-3)
 
 
-def test_levels_of_music_are_compared_at_the_same_bits(music, studies, tmp_path):
-    for name, kbps in ("level-0", 30.3), ("level-1", 7.6), ("level-2", 1.9):
-        one, bits = music.STUDIES[name], []
-        for overrides in one.variants.values():
-            made = studies.settings(one, overrides, studies.Arguments(name, minutes=2, output=tmp_path))(0)
-            (level,) = made.model.build(DataSpec(channels=1, dims=1, sample_rate=22050)).code_levels
-            bits.append(22.050 / level.hop * sum(map(math.log2, level.num_codes)))
-            assert made.train.minutes == 2
-        assert bits[0] == pytest.approx(kbps, rel=0.01) and bits == pytest.approx(bits[:1] * len(bits))
+def kilobits(studies, study, overrides, name, tmp_path, rate):
+    """The bit rate of a variant's codes, and its experiment; of one without codes the rate that it is held at."""
+    made = studies.settings(study, overrides, studies.Arguments(name, minutes=2, output=tmp_path))(0)
+    levels = made.model.build(DataSpec(channels=1, dims=1, sample_rate=rate)).code_levels
+    if not levels:
+        return made.objective.rate.nats / math.log(2) / made.data.seconds / 1000
+    assert made.train.minutes == 2
+    return rate / 1000 / levels[0].hop * sum(map(math.log2, levels[0].num_codes))
 
 
-def test_a_study_of_music_runs(music, studies, tiny_corpus, tmp_path):
-    call = ["level-2", "--steps", "2", "--limit", "2", "--data", str(tiny_corpus), "-o", str(tmp_path)]
-    assert studies.main(music.STUDIES, "", call) == 0
-    found = json.loads((tmp_path / "level-2/study.json").read_text())
-    assert list(found) == list(music.STUDIES["level-2"].variants)
+@pytest.mark.parametrize(("name", "kbps"), [("level-0", 30.3), ("level-1", 7.6), ("level-2", 1.9)])
+def test_levels_of_music_are_compared_at_the_same_bits(music, studies, name, kbps, tmp_path):
+    found = [kilobits(studies, music.STUDIES[name], overrides, name, tmp_path, 22050)
+             for overrides in music.STUDIES[name].variants.values()]
+    assert found[0] == pytest.approx(kbps, rel=0.01) and found == pytest.approx(found[:1] * len(found))
+
+
+def test_what_is_compared_of_speech_takes_3_kilobits(speech, studies, tmp_path):
+    found = {variant: kilobits(studies, one, overrides, name, tmp_path, 16000)
+             for name, one in speech.STUDIES.items() for variant, overrides in one.variants.items()}
+    assert len(found) > 10 and found == pytest.approx(dict.fromkeys(found, 3.0))
+
+
+@pytest.mark.parametrize(("name", "only", "measures"), [
+    ("level-2", ["spectral"], {"spectral convergence of the whole set, dB", "SI-SDR, dB"}),
+    ("bottlenecks", ["FSQ, 8 x 8 x 8 x 8", "Gaussian, its rate held"], {"STOI", "kbit/s"})])
+def test_a_study_of_sound_runs(music, speech, studies, name, only, measures, tiny_corpus, tmp_path):
+    call = [name, "--steps", "2", "--limit", "2", "--data", str(tiny_corpus), "--only", *only, "-o", str(tmp_path)]
+    assert studies.main(music.STUDIES | speech.STUDIES, "", call) == 0
+    found = json.loads((tmp_path / name / "study.json").read_text())
+    assert list(found) == only and measures <= found[only[0]][0].keys()
     for (numbers,) in found.values():
         assert np.isfinite(list(numbers.values())).all() and numbers["steps"] == 2

@@ -8,44 +8,16 @@ recordings. What is trained already is not trained again, so a study can be stop
 (study.json) lie in runs/study/NAME.
 """
 
-import json
 import sys
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-
-from audiovae import metrics
-from audiovae.checkpoint import load_model
-from audiovae.data import AudioSource
-from audiovae.evaluate import WHOLE, Clip, evaluate
-from audiovae.level_codec import codec_of
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))
-from studies import Numbers, Overrides, Study, main  # noqa: E402
+from listening import heard  # noqa: E402
+from studies import Overrides, Study, main  # noqa: E402
 
-SECONDS = 20  # of each recording
-
-
-def heard(run: Path, source: AudioSource, limit: int) -> Numbers:
-    """What a level keeps of music it was not trained on, how its codes are used, and its size."""
-    model, corpus = load_model(run), source.corpus
-    clips = (Clip(u.id, torch.from_numpy(corpus.audio(u)[..., :SECONDS * corpus.sample_rate]), corpus.sample_rate)
-             for u in islice(corpus.utterances("test"), limit))
-    found = evaluate(codec_of(model), clips)
-    measures: dict[str, Any] = {name: value for name, value, _ in found.table().rows}
-    steps = [row["step"] for row in map(json.loads, (run / "log.jsonl").read_text().splitlines())]
-    return {"spectral convergence, dB": float(measures[WHOLE]),
-            **{name: found.interval(name).mean for name in KEPT},  # type: ignore[union-attr]
-            "used, %": 100 * float(np.mean([metrics.usage(count) for count in found.counts])),
-            "perplexity": float(np.mean([metrics.perplexity(count) for count in found.counts])),
-            "steps": max(steps, default=0), "million weights": sum(p.numel() for p in model.parameters()) / 1e6}
-
-
-KEPT = ("multi-resolution STFT distance", "log-mel distance, dB", "SI-SDR, dB", "codes alone, kbit/s")
+KEPT = ("multi-resolution STFT distance", "log-mel distance, dB", "SI-SDR, dB")
 STRIDES = ((2, 2, 2), (2, 2, 2, 2, 2), (2, 2, 2, 2, 2, 2, 2))
 LEVEL = {"num_codes": 2048, "dim": 64}
 
@@ -58,7 +30,7 @@ def paper(level: int) -> Overrides:
 
 def spectral(hop: int, quantizers: int) -> Overrides:
     """As in medium.toml: frames of log-mel in, an inverse STFT out, and a residual quantizer of as many bits."""
-    n_fft = max(1024, hop)
+    n_fft = max(512, 2 * hop)
     return {"model": {"kind": "autoencoder",
                       "encoder": {"kind": "spectral", "n_fft": 2048, "mel_hop": hop // 2, "num_mels": 128,
                                   "frames": 2, "width": 256, "depth": 4},
@@ -73,20 +45,21 @@ def spectral(hop: int, quantizers: int) -> Overrides:
             "objective.commitment": 0.25, "train.lr": 1.5e-3, "train.schedule": "cosine", "train.warmup": 0.01}
 
 
-def without(*criteria: str) -> Overrides:
-    return {"objective.criteria": [{"kind": kind} for kind in criteria]}
+def criteria(*kinds: str) -> Overrides:
+    return {"objective.criteria": [{"kind": kind} for kind in kinds]}
 
 
+kept = partial(heard, judges=KEPT)
 STUDIES = {
     **{f"level-{level}": Study(HERE / "levels.toml", {"as in the paper": paper(level), "spectral": spectral(*rate)},
-                               heard) for level, rate in enumerate([(128, 16), (256, 8), (512, 4)])},
+                               kept) for level, rate in enumerate([(128, 16), (256, 8), (512, 4)])},
     "parts": Study(HERE / "levels.toml", {
         "as in the paper": {},
         "no restarts": {"model.levels": [{"strides": STRIDES[2], **LEVEL, "dead_threshold": 0.0}]},
-        "L2 and L∞ alone": without("sample_l2", "top_squares"),
-        "spectral alone": without("jukebox_spectral"),
-        "L1 for L2": without("sample_l1", "top_squares", "jukebox_spectral"),
-    }, heard),
+        "L2 and L∞ alone": criteria("sample_l2", "top_squares"),
+        "spectral alone": criteria("jukebox_spectral"),
+        "L1 for L2": criteria("sample_l1", "top_squares", "jukebox_spectral"),
+    }, kept),
 }
 
 

@@ -1,0 +1,65 @@
+"""What a trained model of sound keeps of recordings it was not trained on: the measure of the recipes' studies."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from audiovae import metrics
+from audiovae.checkpoint import load_model
+from audiovae.data import AudioSource
+from audiovae.evaluate import WHOLE, Clip, evaluate, measures
+from audiovae.level_codec import codec_of
+from audiovae.models import Autoencoder
+
+SECONDS = 20  # of each recording, its first
+Numbers = dict[str, float]
+
+
+def heard(run: Path, source: AudioSource, limit: int, judges: tuple[str, ...]) -> Numbers:
+    """Means of ``judges``, named as in :func:`audiovae.evaluate.measures`, bit rate, use of the codes, and sizes.
+
+    A judge that could judge no recording is left out.
+    """
+    model, heard = load_model(run), clips(source, limit)
+    continuous = isinstance(model, Autoencoder) and not model.bottleneck.is_discrete
+    numbers = drawn(model, heard, judges) if continuous else coded(model, heard, judges)  # type: ignore[arg-type]
+    steps = [row["step"] for row in map(json.loads, (run / "log.jsonl").read_text().splitlines())]
+    return {**numbers, "steps": max(steps, default=0),
+            "million weights": sum(weights.numel() for weights in model.parameters()) / 1e6}
+
+
+def clips(source: AudioSource, limit: int) -> Iterator[Clip]:
+    """The beginnings of at most ``limit`` recordings of the test part."""
+    corpus = source.corpus
+    for utterance in islice(corpus.utterances("test"), limit):
+        wave = torch.from_numpy(corpus.audio(utterance)[..., :SECONDS * corpus.sample_rate])
+        yield Clip(utterance.id, wave, corpus.sample_rate)
+
+
+def coded(model: Autoencoder, clips: Iterable[Clip], judges: tuple[str, ...]) -> Numbers:
+    """Of a model with codes, through its codec; the spectral convergence is of all recordings together."""
+    found = evaluate(codec_of(model), clips)
+    means = {name: interval.mean for name in judges if (interval := found.interval(name)) is not None}
+    whole = {name: float(value) for name, value, _ in found.table().rows if name == WHOLE}
+    return {**means, **whole, "kbit/s": float(found.rows[0]["codes alone, kbit/s"]),  # type: ignore[arg-type]
+            "used, %": 100 * float(np.mean([metrics.usage(count) for count in found.counts])),
+            "perplexity": float(np.mean([metrics.perplexity(count) for count in found.counts]))}
+
+
+@torch.no_grad()
+def drawn(model: Autoencoder, clips: Iterable[Clip], judges: tuple[str, ...]) -> Numbers:
+    """Of a model without, from one draw of its latent; the bit rate is its rate, which no file could have."""
+    rows: list[Numbers] = []
+    for clip in clips:
+        x = clip.waveform[..., :clip.waveform.shape[-1] // model.hop * model.hop]
+        output = model(x.view(1, -1, x.shape[-1]))
+        estimate = model.likelihood.mean(output.params)[0, 0]
+        bits = float(output.latents[0].rate) / math.log(2)
+        rows.append({name: float(judge(estimate, x)) for name, judge in measures(clip.sample_rate).items()
+                     if name in judges} | {"kbit/s": bits * clip.sample_rate / x.shape[-1] / 1000})
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
