@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from audiovae.image.shapes import combinations
+from audiovae.likelihoods import Dequantized, Logistic
+from audiovae.likelihoods.noise import UniformNoise
 from audiovae.shapes import DataSpec
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -79,6 +82,19 @@ def test_what_does_not_fit_is_one_line(study, studies, call, said, tmp_path, cap
     assert said in error and error.count("\n") == 1
 
 
+def test_the_mass_of_independent_logistics_is_scipys(study):
+    from scipy.stats import logistic
+
+    likelihood = Dequantized(Logistic("predicted", 0.2), levels=5, noise=UniformNoise())
+    params, x = 0.3 * torch.randn(3, 4, 6, 6), torch.randint(5, (3, 2, 6, 6)) / 4
+    told = {"loc": likelihood.inner.mean(params), "scale": likelihood.inner.scale(params)}
+    expected = np.log(logistic.cdf((4 * x + 1) / 5, **told) - logistic.cdf(4 * x / 5, **told)).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(study.mass(likelihood, params, x), expected, rtol=1e-4)
+    every = torch.arange(5.0).view(5, 1, 1, 1) / 4  # all there is, under a density far within [0, 1]
+    params = torch.tensor([0.5, -9.0]).view(1, 2, 1, 1).expand(5, -1, -1, -1)
+    assert study.mass(likelihood, params, every).exp().sum() == pytest.approx(1, abs=1e-6)
+
+
 def test_shapes_judged_are_not_those_trained_on():
     """What :func:`disentangled` rests on: a longer list of combinations begins with the shorter one."""
     assert combinations(60)[:36].equal(combinations(36))
@@ -86,7 +102,7 @@ def test_shapes_judged_are_not_those_trained_on():
 
 @pytest.mark.parametrize(("name", "only", "measures"), [
     ("collapse", ["plain VAE", "GECO"], {"rate, nats", "active units", "ELBO, nats"}),
-    ("dequantization", ["uniform noise", "learned noise, flow"], {"bits per dimension"}),
+    ("dequantization", ["uniform noise", "learned noise, flow"], {"bits per dimension", "of the exact mass"}),
     ("semi-supervised", ["M1", "M1 + M2"], {"error, %"}),
     ("ladder", ["as in the paper", "no batch normalisation"], {"NLL, IWAE-100, nats", "groups in use",
                                                                "steps left out"}),
