@@ -68,9 +68,14 @@ class Evaluation:
         for measure in self.rows[0]:
             interval = self.interval(measure)
             rows.append((measure, None if interval is None else str(interval), interval.count if interval else 0))
-        if self.missed and self.whole:
-            rows.append((WHOLE, f"{10 * math.log10(self.missed / self.whole):.2f}", len(self.rows)))
+        if self.convergence is not None:
+            rows.append((WHOLE, f"{self.convergence:.2f}", len(self.rows)))
         return Table(("measure", "mean ± 95 % interval", "recordings"), rows)
+
+    @property
+    def convergence(self) -> float | None:
+        """Spectral convergence of the whole set in dB; None where all of it was met, or there was nothing to meet."""
+        return 10 * math.log10(self.missed / self.whole) if self.missed and self.whole else None
 
     def codebooks(self) -> Table:
         """Use of each quantizer's codes over all the recordings."""

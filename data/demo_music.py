@@ -9,6 +9,7 @@ and title, and split.txt, in which each genre has three artists to train on, one
 
 import argparse
 import csv
+import signal
 import sys
 from contextlib import suppress
 from importlib import import_module
@@ -42,7 +43,7 @@ TRIES = 3  # at a piece
 class Player:
     """Pieces to samples (T,) float32 at ``sample_rate`` Hz; CorpusError where its packages are missing.
 
-    The synthesizer works in a process of its own: about once in some thousands of pieces it never comes back.
+    The synthesizer works in a process of its own, which is started again when it does not answer: it has hung before.
     """
 
     def __init__(self, sample_rate: int, patience: float = 60):
@@ -74,6 +75,7 @@ class Player:
 
 def play_all(pieces: Connection, font: Path, sample_rate: int) -> None:
     """Answer every piece with its samples, until there are no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     symusic: Any = import_module("symusic")
     synthesizer = symusic.Synthesizer(sf_path=str(font), sample_rate=sample_rate)
     with suppress(EOFError):

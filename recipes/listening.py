@@ -14,7 +14,7 @@ from audiovae.checkpoint import load_model
 from audiovae.data import AudioSource
 from audiovae.evaluate import WHOLE, Clip, evaluate, measures
 from audiovae.level_codec import codec_of
-from audiovae.models import Autoencoder
+from audiovae.models import Autoencoder, Model
 
 SECONDS = 20  # of each recording, its first
 Numbers = dict[str, float]
@@ -25,9 +25,11 @@ def heard(run: Path, source: AudioSource, limit: int, judges: tuple[str, ...]) -
 
     A judge that could judge no recording is left out.
     """
-    model, heard = load_model(run), clips(source, limit)
-    continuous = isinstance(model, Autoencoder) and not model.bottleneck.is_discrete
-    numbers = drawn(model, heard, judges) if continuous else coded(model, heard, judges)  # type: ignore[arg-type]
+    model, recordings = load_model(run), clips(source, limit)
+    if isinstance(model, Autoencoder) and not model.bottleneck.is_discrete:
+        numbers = drawn(model, recordings, judges)
+    else:
+        numbers = coded(model, recordings, judges)
     steps = [row["step"] for row in map(json.loads, (run / "log.jsonl").read_text().splitlines())]
     return {**numbers, "steps": max(steps, default=0),
             "million weights": sum(weights.numel() for weights in model.parameters()) / 1e6}
@@ -41,11 +43,11 @@ def clips(source: AudioSource, limit: int) -> Iterator[Clip]:
         yield Clip(utterance.id, wave, corpus.sample_rate)
 
 
-def coded(model: Autoencoder, clips: Iterable[Clip], judges: tuple[str, ...]) -> Numbers:
+def coded(model: Model, clips: Iterable[Clip], judges: tuple[str, ...]) -> Numbers:
     """Of a model with codes, through its codec; the spectral convergence is of all recordings together."""
     found = evaluate(codec_of(model), clips)
     means = {name: interval.mean for name in judges if (interval := found.interval(name)) is not None}
-    whole = {name: float(value) for name, value, _ in found.table().rows if name == WHOLE}
+    whole = {} if found.convergence is None else {WHOLE: found.convergence}
     return {**means, **whole, "kbit/s": float(found.rows[0]["codes alone, kbit/s"]),  # type: ignore[arg-type]
             "used, %": 100 * float(np.mean([metrics.usage(count) for count in found.counts])),
             "perplexity": float(np.mean([metrics.perplexity(count) for count in found.counts]))}

@@ -58,7 +58,7 @@ class Arguments:
     steps: int | None = None
     """Of each run (default: the recipe's)."""
     minutes: float | None = None
-    """Of each run, where the recipe counts them."""
+    """Of each run at most (default: the recipe's)."""
     only: tuple[str, ...] = ()
     """Variants by their whole names (default: all)."""
     limit: int = 2000

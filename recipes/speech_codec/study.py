@@ -23,7 +23,7 @@ JUDGES = ("PESQ-wb, MOS-LQO", "STOI", "log-mel distance, dB", "SI-SDR, dB")
 BUDGET: Overrides = {"train.minutes": 10.0, "train.schedule": "cosine", "train.warmup": 0.01}
 SOON: Overrides = {"model.bottleneck.kmeans_after": 200}  # in minutes the recipe's 2,000 steps are not reached
 BOOK = {"kmeans_after": 200, "standardize": True, "dead_threshold": 0.03, "restart_count": 0.3}
-SECOND = 3000 * math.log(2)  # nats in one
+NATS = 3000 * math.log(2)  # a second
 
 
 def fast(bottleneck: Overrides) -> Overrides:
@@ -57,7 +57,7 @@ VARIANTS: dict[str, dict[str, Overrides]] = {
         "grouped VQ, 6 of 1024": slow({"kind": "grouped", "groups": 6,
                                        "each": {"kind": "vq", "num_codes": 1024, "dim": 10, **BOOK}}),
         "Gaussian, its rate held": slow({"kind": "gaussian", "dim": 64}) | {
-            "objective.rate": {"kind": "constant_rate", "nats": SECOND, "gamma": 10.0}},
+            "objective.rate": {"kind": "constant_rate", "nats": NATS, "gamma": 10.0}},
     },
     "front-ends": {
         "log-mel, one frame a code": SOON,
