@@ -156,6 +156,7 @@ def test_equal_rows_make_equal_tar_members(tmp_path):
 def cluster(monkeypatch):
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # by default they starve beside other busy processes
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # the paths of its sockets have to be short
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()
