@@ -188,7 +188,8 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
         players, groups = [trainee, adversary], [*groups, *against.param_groups]
 
     clock = Clock(state.minutes, accelerator)
-    with (Log(folder, state.step, main) as log, Interrupt() as interrupt, ThreadPoolExecutor(1) as ahead,
+    alone = {"initializer": torch.set_num_threads, "initargs": (1,)}  # a team of its own would be in the step's way
+    with (Log(folder, state.step, main) as log, Interrupt() as interrupt, ThreadPoolExecutor(1, **alone) as ahead,
           tqdm(total=config.steps, initial=state.step, unit="step", disable=None if main else True) as bar):
         upcoming, validated = ahead.submit(source.batch, state.step * config.accumulate, rank), -1
         for step in itertools.count(state.step):
