@@ -149,7 +149,7 @@ def _measure(result: Evaluation, codec: AnyCodec, clip: Clip, say: Callable[[Cod
         estimate = say(codes, source) if say is not None else codec.decode(codes)
     row: dict[str, float | None] = {"code file, kbit/s": codes.kbps,
                                     "codes alone, kbit/s": round(codes.nominal_kbps, 6)}
-    row |= {name: _judged(judge, estimate, source) for name, judge in measures(codec.sample_rate).items()}
+    row |= {name: judged(judge, estimate, source) for name, judge in measures(codec.sample_rate).items()}
     counts = tuple(count for level, sizes in zip(codes.levels, codes.num_codes, strict=True)
                    for count in metrics.code_counts(level, sizes))
     result.counts = tuple(a + b for a, b in zip(result.counts, counts, strict=True)) if result.rows else counts
@@ -163,7 +163,7 @@ def _measure(result: Evaluation, codec: AnyCodec, clip: Clip, say: Callable[[Cod
     return source, estimate
 
 
-def _judged(judge: Measure, estimate: Tensor, source: Tensor) -> float | None:
+def judged(judge: Measure, estimate: Tensor, source: Tensor) -> float | None:
     """The measure, its mean over channels, or None where it cannot judge this recording (too short, no speech)."""
     channels = zip(estimate.view(-1, estimate.shape[-1]), source.view(-1, source.shape[-1]), strict=True)
     try:

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from studies import Numbers
 
 from audiovae import metrics
 from audiovae.checkpoint import load_model
 from audiovae.data import AudioSource
-from audiovae.evaluate import WHOLE, Clip, evaluate, measures
+from audiovae.evaluate import WHOLE, Clip, evaluate, judged, measures
 from audiovae.level_codec import codec_of
 from audiovae.models import Autoencoder, Model
 
 SECONDS = 20  # of each recording, its first
-Numbers = dict[str, float]
 
 
 def heard(run: Path, source: AudioSource, limit: int, judges: tuple[str, ...]) -> Numbers:
@@ -56,12 +56,13 @@ def coded(model: Model, clips: Iterable[Clip], judges: tuple[str, ...]) -> Numbe
 @torch.no_grad()
 def drawn(model: Autoencoder, clips: Iterable[Clip], judges: tuple[str, ...]) -> Numbers:
     """Of a model without, from one draw of its latent; the bit rate is its rate, which no file could have."""
-    rows: list[Numbers] = []
+    judging: dict[str, list[float | None]] = {name: [] for name in (*judges, "kbit/s")}
     for clip in clips:
         x = clip.waveform[..., :clip.waveform.shape[-1] // model.hop * model.hop]
-        output = model(x.view(1, -1, x.shape[-1]))
+        output, known = model(x.view(1, -1, x.shape[-1])), measures(clip.sample_rate)
         estimate = model.likelihood.mean(output.params)[0, 0]
-        bits = float(output.latents[0].rate) / math.log(2)
-        rows.append({name: float(judge(estimate, x)) for name, judge in measures(clip.sample_rate).items()
-                     if name in judges} | {"kbit/s": bits * clip.sample_rate / x.shape[-1] / 1000})
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        for name in judges:
+            judging[name].append(judged(known[name], estimate, x))
+        judging["kbit/s"].append(float(output.latents[0].rate) / math.log(2) * clip.sample_rate / x.shape[-1] / 1000)
+    found = {name: [value for value in values if value is not None] for name, values in judging.items()}
+    return {name: float(np.mean(values)) for name, values in found.items() if values}
