@@ -94,11 +94,30 @@ def load_model(path: str | Path) -> Model:
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint {folder}: config.json lacks or misstates {error}.") from None
     except RuntimeError as error:
-        line = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"checkpoint {folder}: weights do not fit config.json ({line}).") from None
+        raise CheckpointError(f"checkpoint {folder}: weights do not fit config.json ({_line(error)}).") from None
     except AudiovaeError as error:
         raise error if isinstance(error, CheckpointError) else CheckpointError(str(error)) from None
     return model.eval()
+
+
+def load_weights(model: Model, path: str | Path) -> None:
+    """Give a model the weights of another of the same parts and sizes, which ``path`` names as for :func:`load_model`.
+
+    Raises CheckpointError where there is none, or where its weights are others than the model's.
+
+    >>> from audiovae.models import AutoencoderConfig
+    >>> load_weights(AutoencoderConfig().build(DataSpec(channels=1, dims=1, sample_rate=16000)), "speech-16k")
+    Traceback (most recent call last):
+        ...
+    audiovae.errors.CheckpointError: ...: its weights are not of the model that is to be trained (...
+    """
+    folder = find_checkpoint(path)
+    read_description(folder)  # says so where it is of a newer format
+    try:
+        model.load_state_dict(read_tensors(folder / "model.safetensors"))
+    except RuntimeError as error:
+        raise CheckpointError(f"checkpoint {folder}: its weights are not of the model that is to be trained "
+                              f"({_line(error)}): set [model] as its config.json has it.") from None
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -177,6 +196,11 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _line(error: Exception) -> str:
+    """The beginning of a long message, on one line."""
+    return " ".join(str(error).split())[:200]
 
 
 def _is_pickle(path: Path) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from audiovae.alarms import collapse_alarm, steep_alarm
+from audiovae.checkpoint import load_weights
 from audiovae.config import Config, Count, Decay, Positive, Weight, Whole
 from audiovae.data import AudioData, DataConfig, Source
 from audiovae.discriminators import AdversaryConfig, last_layer
@@ -37,6 +38,8 @@ from audiovae.shapes import Batch, Output
 class TrainConfig(Config):
     """How long and how: give ``steps``, ``minutes``, or both (the first reached ends the run).
 
+    init : the model whose weights training begins with, as ``--model`` names one; None for new ones. A resumed run
+        goes on from its own.
     lr, encoder_lr : peak learning rates of the whole model and of its encoder (None: the same).
     warmup : share of the budget over which the rate rises from 0.
     ema : decay of the averaged weights, which are what a checkpoint offers for use; 0 for none.
@@ -53,6 +56,7 @@ class TrainConfig(Config):
 
     steps: Count | None = None
     minutes: Positive | None = None
+    init: str | None = None
     lr: Positive = 1.5e-3
     encoder_lr: Positive | None = None
     betas: tuple[Decay, Decay] = (0.9, 0.98)
@@ -171,6 +175,8 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
     main, rank = accelerator.is_main_process, accelerator.process_index
     source, model = build(experiment)
     run = Run(folder, experiment, resume, main)
+    if config.init is not None and not resume:
+        load_weights(model, config.init)
     objective = experiment.objective.build(source.spec.sample_rate, source)
     optimizer = torch.optim.AdamW(parameter_groups(model, config.lr, config.encoder_lr), fused=True,
                                   betas=config.betas, weight_decay=config.weight_decay)

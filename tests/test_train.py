@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +178,21 @@ def test_a_time_budget_ends_the_run_and_its_schedule(tmp_path):
     for before, row in pairwise(steps):  # the rate is that of the time when the step began
         least, most = (learning_rate("cosine", 0.0, min(1.0, r["minutes"] / 0.05)) for r in (row, before))
         assert 1.5e-3 * least - 1e-5 <= row["lr"] <= 1.5e-3 * most + 1e-5
+
+
+def test_training_begins_with_the_weights_of_another_run(tmp_path):
+    train(digits({"kind": "gaussian", "dim": 4}, 5), tmp_path / "first")
+    alike = {"lr": 1e-30, "ema": 0.0}
+    told = digits({"kind": "gaussian", "dim": 4}, 1, init=str(tmp_path / "first"), **alike)
+    train(told, tmp_path / "second")
+    train(digits({"kind": "gaussian", "dim": 4}, 1, **alike), tmp_path / "third")
+    first, second, third = (load_model(tmp_path / name).state_dict() for name in ("first", "second", "third"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], third[name]) for name in first)
+    with pytest.raises(CheckpointError, match="weights are not of the model"):
+        train(digits({"kind": "gaussian", "dim": 5}, 1, init=str(tmp_path / "first")), tmp_path / "other")
+    shutil.rmtree(tmp_path / "first")  # a run goes on from its own
+    assert train(replace(told, train=replace(told.train, steps=2)), tmp_path / "second", resume=True).step == 2
 
 
 def test_what_cannot_start_says_so(tmp_path):
