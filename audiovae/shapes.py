@@ -134,6 +134,7 @@ class Condition:
         whole that lies before it.
     text : (B, N) int64, code points of lyrics or any text, 0 behind the shorter ones.
     upper : (B, Q', *grid') int64, codes of the level above, aligned with the example.
+    other : of the first B' examples, what a decoder is told to say the same in another voice.
     """
 
     label: Tensor | None = None
@@ -145,14 +146,19 @@ class Condition:
     timing: Tensor | None = None
     text: Tensor | None = None
     upper: Tensor | None = None
+    other: "Condition | None" = None
 
     def first(self, count: int) -> "Condition":
         """That of the first ``count`` examples."""
-        return Condition(**{f.name: None if (value := getattr(self, f.name)) is None else value[:count]
-                            for f in fields(self)})
+        return self._each(lambda told: told.first(count) if isinstance(told, Condition) else told[:count])
 
     def to(self, device: torch.device) -> "Condition":
-        return Condition(**{f.name: _move(getattr(self, f.name), device) for f in fields(self)})
+        return self._each(lambda told: told.to(device))
+
+    def _each(self, change: Callable[["Tensor | Condition"], "Tensor | Condition"]) -> "Condition":
+        """Everything that is told, changed."""
+        told = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Condition(**{name: change(value) for name, value in told.items() if value is not None})  # type: ignore
 
 
 @dataclass(frozen=True)
@@ -235,10 +241,6 @@ class Batch:
 
 def _mean_of(parts: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
     return torch.stack([part[name] for part in parts]).mean()
-
-
-def _move(value: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if value is None else value.to(device)
 
 
 def check(owner: str, x: Tensor, channels: int, dims: int, letter: str = "C") -> None:

@@ -1,7 +1,8 @@
 """Voices for training: a crop to be said, another recording of the same voice as its reference, and the crop's prosody.
 
 Both are varied alike, speed and microphone and room, so that what varies is part of the voice: a corpus of four hundred
-speakers then has far more of them.
+speakers then has far more of them. And of some crops the encoder hears what the model itself makes of them in another
+voice, which is what it would keep of them if it could (SelfVC, Neekhara 2023, section 3.3).
 """
 
 from dataclasses import dataclass, replace
@@ -10,14 +11,15 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from audiovae.audio.augment import AugmentConfig
+from audiovae.audio.augment import AugmentConfig, Share
 from audiovae.audio.corpus import Corpus, Split
 from audiovae.audio.crops import CorpusSource, UtteranceSampler
 from audiovae.audio.excitation import NOISE, Excitation
 from audiovae.audio.melody import corpus_pitch
-from audiovae.audio.pitch import level, told
-from audiovae.config import Config, Count, Positive
+from audiovae.audio.pitch import at_pitch_of, level, told
+from audiovae.config import Config, Count, Positive, Whole
 from audiovae.shapes import Batch, Condition, DataSpec, grid_of
 
 
@@ -26,11 +28,14 @@ class VoiceSampler(UtteranceSampler):
 
     Shapes of a batch: x (B, 1, T), reference (B, 1, R), prosody (B, 3, T / hop), excitation (B, 2, T). The reference is
     another utterance of the speaker, or another part of the same where there is only one; zeros follow a short one.
+    ``disguised`` of the examples, the first ones from step ``disguised_from`` on, come with the voice of the next as
+    ``condition.other``, at its pitch.
     """
 
     def __init__(self, corpus: Corpus, split: Split, samples: int, reference: int, hop: int, batch_size: int, seed: int,
-                 augment: AugmentConfig | None = None):
+                 augment: AugmentConfig | None = None, disguised: int = 0, disguised_from: int = 0):
         super().__init__(corpus, split, samples, batch_size, seed, augment)
+        self.disguised, self.disguised_from = disguised, disguised_from
         grid_of("voice", (samples,), hop)
         self.reference, self.hop = reference, hop
         self.pitch = corpus_pitch(corpus, hop)
@@ -43,7 +48,13 @@ class VoiceSampler(UtteranceSampler):
 
     def batch(self, step: int, rank: int = 0) -> Batch:
         dice, which = self._drawn(step, rank)
-        return _stacked([self.example(int(u), dice) for u in which])
+        examples = [self.example(int(u), dice) for u in which]
+        batch = _stacked(examples)
+        if not self.disguised or step < self.disguised_from:
+            return batch
+        told = [example.condition for example in examples]
+        others = [self._other_voice(told[i], told[(i + 1) % len(told)], dice) for i in range(self.disguised)]
+        return replace(batch, condition=replace(batch.condition, other=_joined(others)))
 
     def example(self, which: int, dice: np.random.Generator) -> Batch:
         """A batch of one: a crop of the utterance ``which`` and its company."""
@@ -61,15 +72,25 @@ class VoiceSampler(UtteranceSampler):
             same = int(dice.integers(2**63))  # the same draws for both: one microphone, one room
             x = self.augment(x, self.samples, speed, np.random.default_rng(same))
             reference = self.augment(reference, self.reference, speed, np.random.default_rng(same))
-        rate = self.corpus.sample_rate
-        excitation = Excitation(np.abs(pitch), rate, self.hop, float(dice.random()), int(dice.integers(NOISE)))
         wave, melody = torch.from_numpy(x), torch.from_numpy(pitch)
         condition = Condition(
             label=torch.from_numpy(self._labels[[which]]),
             reference=torch.from_numpy(reference)[None, None],
             prosody=told(melody.abs(), melody > 0, level(wave, self.hop))[None],
-            excitation=excitation(0, len(pitch))[None])
-        return Batch(wave[None, None], condition, (f"{utterance.id} @ {start / rate:.2f} s",))
+            excitation=self._excitation(np.abs(pitch), dice))
+        return Batch(wave[None, None], condition, (f"{utterance.id} @ {start / self.corpus.sample_rate:.2f} s",))
+
+    def _other_voice(self, own: Condition, other: Condition, dice: np.random.Generator) -> Condition:
+        """What a decoder is told to say one example in the voice of another."""
+        assert own.prosody is not None and other.prosody is not None
+        prosody, pitch = at_pitch_of(own.prosody[0], other.prosody[0])
+        excitation = self._excitation(pitch.numpy(), dice)
+        return Condition(other.label, reference=other.reference, prosody=prosody[None], excitation=excitation)
+
+    def _excitation(self, pitch: NDArray[np.float32], dice: np.random.Generator) -> Tensor:
+        """Pulses and noise from any place on, (1, 2, T)."""
+        rate = self.corpus.sample_rate
+        return Excitation(pitch, rate, self.hop, float(dice.random()), int(dice.integers(NOISE)))(0, len(pitch))[None]
 
     def _other(self, which: int, middle: int, dice: np.random.Generator) -> tuple[int, int]:
         """Another utterance of the speaker and where to begin, or the half of this one where the crop is not."""
@@ -91,9 +112,14 @@ class VoiceSampler(UtteranceSampler):
 
 
 def _stacked(examples: list[Batch]) -> Batch:
-    told = {key: torch.cat([getattr(e.condition, key) for e in examples])
-            for key in ("label", "reference", "prosody", "excitation")}
-    return Batch(torch.cat([e.x for e in examples]), Condition(**told), tuple(n for e in examples for n in e.names))
+    return Batch(torch.cat([e.x for e in examples]), _joined([e.condition for e in examples]),
+                 tuple(n for e in examples for n in e.names))
+
+
+def _joined(told: list[Condition]) -> Condition:
+    label, reference, prosody, excitation = (torch.cat([getattr(one, key) for one in told])
+                                             for key in ("label", "reference", "prosody", "excitation"))
+    return Condition(label, reference=reference, prosody=prosody, excitation=excitation)
 
 
 class VoiceSource(CorpusSource):
@@ -112,7 +138,7 @@ class VoiceSource(CorpusSource):
         reference = round(config.reference_seconds * rate)
         self.spec = replace(self.spec, size=(samples,))
         self.train = VoiceSampler(self.corpus, "train", samples, reference, config.hop, config.batch_size, self.seed,
-                                  config.augment)
+                                  config.augment, round(config.disguised * config.batch_size), config.disguised_from)
         self.valid = VoiceSampler(self.corpus, "valid", samples, reference, config.hop, config.batch_size, seed=0)
 
 
@@ -122,6 +148,8 @@ class VoiceData(Config):
 
     hop : samples to a frame of pitch and level.
     augment : how crop and reference are varied together; None leaves them as they are.
+    disguised : share of a batch that the encoder hears in another voice, as the model says it by then.
+    disguised_from : step from which it does; before, a model without codes says nothing.
     """
 
     kind: Literal["voice"] = "voice"
@@ -132,6 +160,8 @@ class VoiceData(Config):
     batch_size: Count = 8
     validation_batches: Count = 4
     augment: AugmentConfig | None = None
+    disguised: Share = 0.0
+    disguised_from: Whole = 2000
 
     def build(self, seed: int) -> VoiceSource:
         return VoiceSource(self, seed)

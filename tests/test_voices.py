@@ -298,6 +298,42 @@ def test_crop_and_reference_are_varied_alike(tiny_corpus):
     assert checked > 12
 
 
+def test_some_of_a_batch_come_with_the_voice_of_the_next(tiny_corpus):
+    corpus = Corpus.open(tiny_corpus)
+    sampler = VoiceSampler(corpus, "train", 3200, 4000, HOP, 4, seed=0, disguised=2, disguised_from=3)
+    plain = VoiceSampler(corpus, "train", 3200, 4000, HOP, 4, seed=0).batch(3)
+    assert sampler.batch(2).condition.other is None
+    batch = sampler.batch(3)
+    assert torch.equal(batch.x, plain.x) and torch.equal(batch.condition.excitation, plain.condition.excitation)
+    other = batch.condition.to(torch.device("cpu")).other
+    assert torch.equal(other.reference, plain.condition.reference[1:3])
+    assert torch.equal(other.prosody[:, 1:], plain.condition.prosody[:2, 1:])  # voicing and level stay the crop's
+    middle, wanted = (its[:, 0].median(1).values for its in (other.prosody, plain.condition.prosody[1:3]))
+    torch.testing.assert_close(middle, wanted, atol=0.05, rtol=0)
+    spectrum = torch.fft.rfft(other.excitation[:, 0], 6400).abs().square()
+    alike = torch.fft.irfft(spectrum)[:, 40:200].argmax(1) + 40  # and that is the pitch of its pulses
+    torch.testing.assert_close(RATE / alike, 150 * (middle / 2).exp(), atol=0, rtol=0.04)
+    assert len(batch.condition.first(1).other.reference) == 1
+
+
+def test_the_encoder_hears_the_first_of_a_batch_in_another_voice(tiny_corpus, monkeypatch):
+    model = voice_model().train()
+    model.encoder.warp = 0.0
+    batch = VoiceSampler(Corpus.open(tiny_corpus), "train", 3200, 4000, HOP, 4, seed=0, disguised=2).batch(0)
+    heard = []
+    monkeypatch.setattr(model.encoder, "forward", lambda x, *rest: heard.append(x) or type(model.encoder).forward(
+        model.encoder, x, *rest))
+    said = model.decode(model.encode(batch.x[:2]), batch.condition.other)  # before a step moves the codebooks
+    heard.clear()
+    model(batch.x, batch.condition)
+    assert torch.equal(heard[1][2:], batch.x[2:]) and not heard[1].requires_grad
+    torch.testing.assert_close(heard[1][:2], said)
+    assert not torch.allclose(said, batch.x[:2], atol=1e-3)
+    heard.clear()
+    model.eval()(batch.x, batch.condition)
+    assert [x is batch.x for x in heard] == [True]
+
+
 def test_the_only_utterance_of_a_speaker_is_its_own_reference(tiny_corpus, monkeypatch):
     corpus = Corpus.open(tiny_corpus)
     sampler = VoiceSampler(corpus, "train", 1600, 1600, HOP, 2, seed=0)
@@ -308,7 +344,8 @@ def test_the_only_utterance_of_a_speaker_is_its_own_reference(tiny_corpus, monke
 
 
 def test_a_voice_model_trains_and_converts(tiny_corpus, tmp_path, capsys):
-    data = VoiceData(corpus=str(tiny_corpus), seconds=0.4, reference_seconds=0.5, batch_size=2, validation_batches=1)
+    data = VoiceData(corpus=str(tiny_corpus), seconds=0.4, reference_seconds=0.5, batch_size=2, validation_batches=1,
+                     disguised=0.5, disguised_from=1)
     recipe = Experiment(data=data, model=voice_config(), train=TrainConfig(steps=3))
     train(recipe, tmp_path / "run")
     soundfile.write(tmp_path / "stereo.wav", np.repeat(speech(100, 140)[::2].numpy()[:, None], 2, 1), 8000)

@@ -69,6 +69,22 @@ def told(pitch: Tensor, voiced: Tensor, level: Tensor) -> Tensor:
     return torch.stack([melody, voiced.to(melody), level / 20 + 1.5], dim=-2)
 
 
+def at_pitch_of(prosody: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """What is told of a melody, (3, N), moved to where that of another, (3, N'), lies; and its pitch (N,), Hz.
+
+    The median over the voiced frames becomes the other's; where either has none, nothing is moved.
+
+    >>> low, high = (told(torch.tensor([hertz, 2 * hertz]), torch.tensor([True, False]), torch.zeros(2))
+    ...              for hertz in (100.0, 250.0))
+    >>> at_pitch_of(low, high)[1]
+    tensor([250., 500.])
+    """
+    melody, others = (its[0][its[1] > 0.5] for its in (prosody, other))
+    if len(melody) and len(others):
+        prosody = torch.cat([prosody[:1] + others.median() - melody.median(), prosody[1:]])
+    return prosody, 150 * (prosody[0] / 2).exp()
+
+
 def level(wave: Tensor, hop: int) -> Tensor:
     """dB of the mean square of every frame of a waveform (T,): (ceil(T / hop),), full scale 0."""
     frames = F.pad(wave, (0, -len(wave) % hop)).view(-1, hop)

@@ -112,7 +112,7 @@ class Autoencoder(nn.Module):
 
         A told encoder also takes conditions of B K rows, K for each example in turn: one latent is drawn for each.
         """
-        seen = self.corruption(x) if self.corruption is not None and self.training else x
+        seen = self._seen(x, condition)
         vector = self._vector(condition, len(x))
         h = self.encoder(seen, vector if self.told_encoder else None)
         if samples > 1:
@@ -219,6 +219,21 @@ class Autoencoder(nn.Module):
         size = size or fixed_size("sample", self.data)
         z = self.bottleneck.sample_prior(count, self.grid(size), temperature, generator, **self._components())
         return z.to(next(self.parameters()).device)
+
+    def _seen(self, x: Tensor, condition: Condition | None) -> Tensor:
+        """What the encoder is given in place of data: corrupted in training, or as it would be said otherwise."""
+        if not self.training:
+            return x
+        if condition is not None and condition.other is not None:
+            x = self._disguised(x, condition.other)
+        return self.corruption(x) if self.corruption is not None else x
+
+    @torch.no_grad()
+    def _disguised(self, x: Tensor, other: Condition) -> Tensor:
+        """Data (B, C, *grid) whose first examples are as the model says them by ``other``."""
+        assert other.prosody is not None
+        count = len(other.prosody)
+        return torch.cat([self.decode(self.encode(x[:count]), other), x[count:]])
 
     def _components(self) -> dict[str, Tensor]:
         """What a VampPrior is told: what the encoder makes of the pseudo-inputs, their condition unknown."""
