@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -164,6 +165,7 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
         value = getattr(config, name)
         if value is not None and not value > 0:  # a budget below 0 would never end
             raise ConfigError(f"train: {name} wants a number above 0, got {value}.")
+    AcceleratorState._reset_state()  # else the precision of a run before in this process would be kept
     accelerator = Accelerator(
         mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)])

@@ -10,7 +10,8 @@ for MNIST (width 128, 4 x 4 codes). All contenders of a case train the very same
 layers, so that their weights are equal in number. Pictures are random, of MNIST's size.
 
 *ours* is audiovae.train.train itself: the difference of a run of 20 steps and one of so many more, so that its start,
-its validation and its checkpoint, which both have, drop out. *ours, last* is the same with ``train.channels_last``.
+its validation and its checkpoint, which both have, drop out. *ours, last* is the same with ``train.channels_last``,
+*ours, bf16* with ``train.precision = "bf16"`` as well, which pays where the processor multiplies in it.
 *bare* is its arithmetic without any of its classes: the same batches, losses, clipping, fused AdamW, averaged weights,
 and numbers taken every ten steps; it prepares a batch when it wants it. It uses torch's own functions, ``bernoulli``,
 indexing and ``clip_grad_norm_``, where ours has found cheaper ways to the same. *pythae* is its trainer's ``train``
@@ -34,7 +35,7 @@ from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -65,8 +66,9 @@ WIDTHS, LATENT = (500, 500), 50
 CODES, CODE_DIM = 512, 64
 EVERY = 10  # steps between two reports
 SHORT = 20  # steps of the run that tells what a start costs; the quantizers' k-means is over by then
-NAMES = ("ours", "ours, last", "bare", "pythae", "pythae, fused")
-PAIRS = (("ours", "bare"), ("pythae", "ours"), ("pythae, fused", "ours"), ("pythae", "ours, last"))
+NAMES = ("ours", "ours, last", "ours, bf16", "bare", "pythae", "pythae, fused")
+PAIRS = (("ours", "bare"), ("pythae", "ours"), ("pythae, fused", "ours"), ("pythae", "ours, last"),
+         ("pythae", "ours, bf16"))
 Clock = Literal["wall", "processor"]
 
 
@@ -89,11 +91,11 @@ def timed(steps: int, weights: int, work: Callable[[], object]) -> Cost:
     return Cost(1e3 * (time.perf_counter() - wall) / steps, 1e3 * (time.process_time() - processor) / steps, weights)
 
 
-def ours(experiment: Experiment, channels_last: bool = False) -> Contender:
+def ours(experiment: Experiment, **changed: Any) -> Contender:
     """``train`` itself, less a run of a few steps: its start, its validation and its checkpoint are no step's cost."""
     def whole(steps: int, folder: Path) -> Cost:
         config = replace(experiment.train, steps=steps, log_every=EVERY, validate_minutes=1e6, checkpoint_minutes=1e6,
-                         channels_last=channels_last)
+                         **changed)
         return timed(1, 0, lambda: train(replace(experiment, train=config), folder))
 
     def run(steps: int, folder: Path) -> Cost:
@@ -258,7 +260,8 @@ def contenders(case: str, path: Path, pixels: Tensor) -> dict[str, Contender]:
         large = case == "large VQ-VAE"
         experiment = LargeExperiment(data=data) if large else Experiment(data=data, model=SMALL)
         build, found = (lambda: peer_vqvae(large)), {
-            "ours": ours(experiment), "ours, last": ours(experiment, channels_last=True)}
+            "ours": ours(experiment), "ours, last": ours(experiment, channels_last=True),
+            "ours, bf16": ours(experiment, channels_last=True, precision="bf16")}
     return found | {"pythae": pythae(build, pixels, experiment.train, fused=False),
                     "pythae, fused": pythae(build, pixels, experiment.train, fused=True)}
 

@@ -180,6 +180,14 @@ def test_a_time_budget_ends_the_run_and_its_schedule(tmp_path):
         assert 1.5e-3 * least - 1e-5 <= row["lr"] <= 1.5e-3 * most + 1e-5
 
 
+def test_each_run_has_its_own_precision(tmp_path):
+    losses = []
+    for name, precision in (("first", "no"), ("second", "bf16"), ("third", "no")):
+        train(digits({"kind": "gaussian", "dim": 4}, 5, precision=precision), tmp_path / name)
+        losses.append(rows(tmp_path / name, "train")[-1]["total"])
+    assert losses[0] == losses[2] != losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
 def test_training_begins_with_the_weights_of_another_run(tmp_path):
     train(digits({"kind": "gaussian", "dim": 4}, 5), tmp_path / "first")
     alike = {"lr": 1e-30, "ema": 0.0}

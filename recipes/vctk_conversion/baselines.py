@@ -27,7 +27,7 @@ from audiovae.audio.io import read_audio, write_audio
 from audiovae.commands.arguments import Failures, report_failures
 from audiovae.convert import Converter
 from audiovae.enrolment import enroll
-from audiovae.errors import AudioError, ConfigError, ShapeError
+from audiovae.errors import AudioError, ConfigError, ShapeError, VoiceError
 from audiovae.metrics import pitch_contour, pitch_moved, pitch_statistics
 from audiovae.metrics.extra import extra
 from audiovae.metrics.melody import STEP
@@ -189,7 +189,7 @@ def convert_all(arguments: Arguments) -> int:
         target = arguments.folder / name / f"{trial.name}.wav"
         try:
             made = level(systems[name](trial), heard(trial.source))
-        except (AudioError, ShapeError) as error:
+        except (AudioError, ShapeError, VoiceError) as error:
             failed.append((target, str(error)))
         else:
             write_audio(target, torch.from_numpy(made).float()[None], RATE)
