@@ -36,7 +36,9 @@ DEFAULT = "voice-16k"
 TAG = "converted voice, made with audiovae: not a recording of the person it sounds like"
 Melody = Literal["target", "source"] | float
 Mode = Literal["codes", "clear"]
+Sayer = Callable[[Tensor, int, int], Tensor]  # latents (1, D, L), first and last of their frames, to samples (T,)
 SAMPLE = 1000  # latent steps, 20 s, by which it is told how a decoder speaks
+PASSES = 2
 WIDER = 1.5  # the most that the target's range of pitch may be wider, or narrower, than the source's
 
 
@@ -82,20 +84,23 @@ class Converter:
         return hear(self.model, (resample(mono(wave), rate, self.sample_rate) for wave in recordings))
 
     def convert(self, waveform: Tensor | np.ndarray, sample_rate: int, voice: Voice, melody: Melody = "target",
-                mode: Mode = "codes") -> Tensor:
+                mode: Mode = "codes", passes: int = PASSES) -> Tensor:
         """A waveform (T,) or (C, T) said in ``voice``: (T',) at the model's rate.
 
         ``mode`` "codes" speaks anew what the codes say, nearest to the target's voice; "clear" filters the recording.
         ``melody`` "target" moves the pitch to the target's mean and range, "source" keeps it, a number moves it by so
-        many semitones. Raises AudioError on what :meth:`Codec.encode` refuses, VoiceError on another model's voice and,
-        in mode "clear", on a recording whose own voice cannot be told because hardly anybody speaks in it.
+        many semitones. In mode "codes" it is coded and said ``passes`` times in all: each leaves less of the source's
+        voice, and of its words (as SelfVC does in training, Neekhara 2023, section 3.3).
+
+        Raises AudioError on what :meth:`Codec.encode` refuses, VoiceError on another model's voice and, in mode
+        "clear", on a recording whose own voice cannot be told because hardly anybody speaks in it.
         """
         wave = resample(mono(waveform), sample_rate, self.sample_rate)
         pieces = wave.split(1 << 16)
-        return torch.cat(list(self.stream(pieces, pieces, lambda: len(wave), voice, melody, mode)))
+        return torch.cat(list(self.stream(pieces, pieces, lambda: len(wave), voice, melody, mode, passes)))
 
     def stream(self, first: Iterable[Tensor], again: Iterable[Tensor], num_samples: Callable[[], int], voice: Voice,
-               melody: Melody = "target", mode: Mode = "codes") -> Iterator[Tensor]:
+               melody: Melody = "target", mode: Mode = "codes", passes: int = PASSES) -> Iterator[Tensor]:
         """A recording in pieces (n,) to pieces of what ``voice`` makes of it.
 
         It is read as ``first`` and as ``again``, which mode "clear" reads twice.
@@ -104,36 +109,47 @@ class Converter:
             raise VoiceError(f"the voice is of another model ({voice.model}): this one is {self.codec.fingerprint}.")
         opening = Opening(first, round(MOST * self.sample_rate) if mode == "clear" else 0)
         found = prosody_of_stream(opening, self.sample_rate, self.frame)
-        codes = torch.from_numpy(np.concatenate(list(self.codec.encode_stream(again)), axis=1))
-        per, total = self.codec.hop // self.frame, codes.shape[1]
-        found = found.padded(total * per)
+        codes = self._codes(again)
+        per = self.codec.hop // self.frame
+        found = found.padded(codes.shape[1] * per)
         sung = moved(found, voice, melody)
-        left, right = decoder_halo(self.codec.fields[1])
-        sample = self.model.bottleneck.decode(codes[None, :, :SAMPLE])
+        halo = decoder_halo(self.codec.fields[1])
         if mode == "clear":
             heard = opening.heard()
             check_speech("the recording", float(found.voiced[:len(heard) // self.frame].sum()) * self.frame
                          / self.sample_rate, len(heard) / self.sample_rate, "convert it in mode codes, or give 5 s of "
                          "speech or more")
-            say = self._filtered(heard, again, voice, found, sung, sample)
-            left, right = (side + -(-say.halo // per) for side in (left, right))
+            say = self._filtered(heard, again, voice, found, sung, codes)
+            halo = (halo[0] + -(-say.halo // per), halo[1] + -(-say.halo // per))
         else:
-            say = self._spoken(voice, sung, sample)
+            say = self._spoken(voice, sung, codes)
+            for _ in range(passes - 1):
+                codes = self._codes(self._said(say, codes, halo))
+                say = self._spoken(voice, sung, codes)
         rest = num_samples()
-        for start, stop, low, high in windows(0, total, total, (left, right), BLOCK):
+        for piece in self._said(say, codes, halo):
+            yield piece[:rest]
+            rest -= len(piece)
+
+    def _codes(self, pieces: Iterable[Tensor]) -> Tensor:
+        """Samples in pieces (n,) to all their codes, (Q, L)."""
+        return torch.from_numpy(np.concatenate(list(self.codec.encode_stream(pieces)), axis=1))
+
+    def _said(self, say: Sayer, codes: Tensor, halo: tuple[int, int]) -> Iterator[Tensor]:
+        """What ``say`` makes of codes (Q, L), in pieces (n,) of whole latent steps."""
+        hop, per, total = self.codec.hop, self.codec.hop // self.frame, codes.shape[1]
+        for start, stop, low, high in windows(0, total, total, halo, BLOCK):
             with torch.no_grad():
                 wave = say(self.model.bottleneck.decode(codes[None, :, low:high]), low * per, high * per)
-            piece = wave[(start - low) * self.codec.hop:(stop - low) * self.codec.hop][:rest]
-            rest -= len(piece)
-            yield piece
+            yield wave[(start - low) * hop:(stop - low) * hop]
 
-    def _spoken(self, voice: Voice, sung: Prosody, sample: Tensor) -> Callable[[Tensor, int, int], Tensor]:
-        """What makes latents (1, D, L) of some frames into samples (T,), by the decoder alone."""
-        return self._sayer(self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, sample),
+    def _spoken(self, voice: Voice, sung: Prosody, codes: Tensor) -> Sayer:
+        """What speaks by the decoder alone."""
+        return self._sayer(self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, codes),
                            voice.vector, sung)
 
     def _filtered(self, heard: Tensor, recording: Iterable[Tensor], voice: Voice, found: Prosody, sung: Prosody,
-                  sample: Tensor) -> DifferentialFilter:
+                  codes: Tensor) -> DifferentialFilter:
         """The same, by a filter on the recording, whose own voice is ``heard`` (T,) in its beginning."""
         decoder = self.model.decoder
         assert isinstance(decoder, SourceFilterDecoder)
@@ -141,20 +157,20 @@ class Converter:
             own = check_voice_model(self.model).vector(heard[None, None])[0]
             spectrum, _ = long_term_spectrum(heard, decoder.stft)
         wave = Scroll(repitched(recording, found, sung.pitch, self.sample_rate, self.frame), behind=0)
-        decoders = (self._equalised(own, spectrum, decoder, found, sample),
-                    self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, sample))
+        decoders = (self._equalised(own, spectrum, decoder, found, codes),
+                    self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, codes))
         return DifferentialFilter(decoders, (own, voice.vector), (found, sung), wave, self.sample_rate)
 
-    def _equalised(self, vector: Tensor, spectrum: Tensor, decoder: SourceFilterDecoder, melody: Prosody, sample: Tensor
+    def _equalised(self, vector: Tensor, spectrum: Tensor, decoder: SourceFilterDecoder, melody: Prosody, codes: Tensor
                    ) -> SourceFilterDecoder:
-        """The decoder brought to the voice's long-term spectrum, by how it says the ``sample`` (1, D, L)."""
+        """The decoder brought to the voice's long-term spectrum, by how it says the first of the codes (Q, L)."""
         with torch.no_grad():
+            sample = self.model.bottleneck.decode(codes[None, :, :SAMPLE])
             frames = sample.shape[-1] * self.codec.hop // self.frame
             said = self._sayer(decoder, vector, melody)(sample, 0, frames)
             return equalised(decoder, said, spectrum, self.sample_rate)
 
-    def _sayer(self, decoder: SourceFilterDecoder, vector: Tensor, melody: Prosody
-               ) -> Callable[[Tensor, int, int], Tensor]:
+    def _sayer(self, decoder: SourceFilterDecoder, vector: Tensor, melody: Prosody) -> Sayer:
         rows, excitation = melody.tensor()[None], Excitation(melody.pitch, self.sample_rate, self.frame)
 
         def say(z: Tensor, first: int, last: int) -> Tensor:
@@ -164,7 +180,8 @@ class Converter:
         return say
 
     def convert_file(self, source: Path, target: Path, voice: Voice, name: str, melody: Melody = "target",
-                     channel: int | None = None, sample_rate: int | None = None, mode: Mode = "codes") -> str:
+                     channel: int | None = None, sample_rate: int | None = None, mode: Mode = "codes",
+                     passes: int = PASSES) -> str:
         """Convert a recording of any length; a sentence on what was written.
 
         ``sample_rate`` is what to write, in Hz, None for the model's own. The file's comment says that the voice was
@@ -172,7 +189,7 @@ class Converter:
         """
         recording = Recording(source, self.codec, channel)
         rate = sample_rate or self.sample_rate
-        pieces = self.stream(recording, recording, lambda: recording.samples, voice, melody, mode)
+        pieces = self.stream(recording, recording, lambda: recording.samples, voice, melody, mode, passes)
         with AudioWriter(target, rate, comment=TAG) as writer:
             for piece in resampled(pieces, self.sample_rate, rate):
                 writer.write(piece)

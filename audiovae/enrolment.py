@@ -1,7 +1,8 @@
 """Enrolment: a decoder that has practised one voice, on recordings of it, for half a minute.
 
 Encoder, codebooks and reference encoder stay as they are, so what other voices sound like does not change: the voice's
-own weights are kept apart, as what is added to the model's.
+own weights are kept apart, as what is added to the model's. The codes to practise on are those of the recordings and of
+the same with their formants moved, as others would say it: what it is to speak later are never the voice's own.
 """
 
 import copy
@@ -10,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from audiovae.audio.excitation import NOISE, Excitation
@@ -25,6 +26,7 @@ from audiovae.voices import Voice, hear
 STEPS = 150
 BATCH, SECONDS = 8, 1.0  # crops a step, and their length
 WEIGHTS_RATE, VECTOR_RATE = 3e-4, 3e-3
+MOVED = 7  # encodings of each recording with its mel bands warped, beside the plain one
 RESOLUTIONS = tuple(MelResolution(n, n // 4, m) for n, m in ((128, 20), (256, 40), (512, 64), (1024, 80), (2048, 160)))
 
 
@@ -39,8 +41,10 @@ def enroll(model: Autoencoder, recordings: Iterable[Tensor], steps: int = STEPS,
     voice = hear(model, waves)
     rate, frame, hop = model.data.sample_rate or 0, model.data.prosody, model.hop
     size = round(SECONDS * rate / hop)
-    codec = Codec(model)
-    pieces = [_heard(codec, wave, size) for wave in waves if len(wave) >= hop]
+    codec, listener = Codec(model), copy.deepcopy(model.encoder).train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pieces = [_heard(codec, listener, wave, size) for wave in waves if len(wave) >= hop]
     if not pieces:
         raise VoiceError("the recordings of the target are all shorter than one latent step: give longer ones.")
     decoder = copy.deepcopy(model.decoder).train().requires_grad_(True)
@@ -49,11 +53,12 @@ def enroll(model: Autoencoder, recordings: Iterable[Tensor], steps: int = STEPS,
     optimizer = torch.optim.AdamW([{"params": list(decoder.parameters()), "lr": WEIGHTS_RATE},
                                    {"params": [vector], "lr": VECTOR_RATE}], betas=(0.9, 0.98), weight_decay=0.0)
     dice = np.random.default_rng(seed)
-    share = np.array([piece[0].shape[-1] for piece in pieces], float)
+    share = np.array([len(piece[0]) for piece in pieces], float)
     for step in tqdm(range(steps), unit="step", desc="enrolment", disable=None):
         rows = []
         for which in dice.choice(len(pieces), BATCH, p=share / share.sum()):
-            wave, z, told, pitch = pieces[which]
+            wave, versions, told, pitch = pieces[which]
+            z = versions[int(dice.integers(len(versions)))]
             first = int(dice.integers(z.shape[-1] - size + 1))
             its = slice(first * hop // frame, (first + size) * hop // frame)
             excitation = Excitation(pitch[its], rate, frame, dice.random(), int(dice.integers(NOISE)))
@@ -74,11 +79,16 @@ def enroll(model: Autoencoder, recordings: Iterable[Tensor], steps: int = STEPS,
     return replace(voice, vector=vector.detach(), weights=weights)
 
 
-def _heard(codec: Codec, wave: Tensor, least: int) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
-    """Of a recording at least ``least`` latent steps long: samples, latent (D, L), told prosody (3, N), pitch (N,)."""
+@torch.no_grad()
+def _heard(codec: Codec, listener: nn.Module, wave: Tensor, least: int) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
+    """Of a recording at least ``least`` latent steps long: samples, latents (V, D, L), prosody told (3, N), pitch (N,).
+
+    ``listener`` is an encoder that warps the bands of each of a batch by a draw of its own.
+    """
     model, rate, hop = codec.model, codec.sample_rate, codec.hop
     steps = max(least, -(-len(wave) // hop))
     wave = torch.nn.functional.pad(wave, (0, steps * hop - len(wave)))
-    codes = torch.from_numpy(codec.encode(wave, rate).levels[0])
+    plain = torch.from_numpy(codec.encode(wave, rate).levels[0])[None]
+    moved = model.quantize(listener(wave.expand(MOVED, 1, -1)))
     found = prosody(wave, rate, model.data.prosody)
-    return wave, model.bottleneck.decode(codes[None])[0], found.tensor(), found.pitch
+    return wave, model.bottleneck.decode(torch.cat([plain, moved])), found.tensor(), found.pitch

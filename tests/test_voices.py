@@ -120,6 +120,24 @@ def test_chunks_are_the_whole(converter, monkeypatch, mode):
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
 
 
+def test_what_was_said_is_coded_and_said_again(converter, monkeypatch):
+    source, voice = speech(100, 160), converter.hear([speech(180, 240)])
+    once, thrice = (converter.convert(source, RATE, voice, passes=passes) for passes in (1, 3))
+    coded, real = [], converter.codec.encode_stream
+
+    def watched(pieces):
+        coded.append(torch.cat(list(pieces)))
+        return real([coded[-1]])
+
+    monkeypatch.setattr(converter.codec, "encode_stream", watched)
+    twice = converter.convert(source, RATE, voice, passes=2)
+    assert len(coded) == 2 and torch.equal(coded[0], source)
+    torch.testing.assert_close(coded[1][:len(once)], once)
+    again = torch.cat(list(converter.stream([source], [source], lambda: len(source), voice, passes=3)))
+    assert torch.equal(again, thrice) and torch.equal(coded[4][:len(twice)], twice)
+    assert not torch.allclose(once, twice, atol=1e-3) and not torch.allclose(twice, thrice, atol=1e-3)
+
+
 def test_a_voice_is_heard_and_changes_the_result(converter):
     source = speech(100, 160)
     low, high = converter.hear([speech(80, 110)]), converter.hear([speech(200, 300, seed=1)])
@@ -354,6 +372,8 @@ def test_a_voice_model_trains_and_converts(tiny_corpus, tmp_path, capsys):
     assert "220 Hz" in capsys.readouterr().out  # the speaker was found in the corpus of the run
     with soundfile.SoundFile(tmp_path / "x.wav") as file:
         assert (file.samplerate, file.channels, file.frames) == (RATE, 1, 3 * RATE) and file.comment == TAG
+    assert main(["convert", str(tmp_path / "stereo.wav"), "--to", "anna", "--passes", "0", *model]) == 2
+    assert "--passes" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "stereo.wav"), "--to", "bertha", "-o", str(tmp_path / "y.wav"), *model]) == 2
     assert "ben" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "stereo.wav"), "-o", str(tmp_path / "measured"), *model]) == 0

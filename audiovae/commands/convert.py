@@ -12,7 +12,7 @@ from audiovae.checkpoint import load_model
 from audiovae.codec import Codec
 from audiovae.commands.arguments import AUDIO, over_files, parse
 from audiovae.commands.targets import target_voice
-from audiovae.convert import DEFAULT, Converter, Mode, check_target, convert_file
+from audiovae.convert import DEFAULT, PASSES, Converter, Mode, check_target, convert_file
 from audiovae.errors import ConfigError
 from audiovae.voices import is_voice_model
 
@@ -43,6 +43,8 @@ class Arguments:
     mode: Mode = "codes"
     """`codes` speaks anew what was said, nearest to the target's voice; `clear` filters the recording itself: clearer,
     and less like the target."""
+    passes: int = PASSES
+    """In mode `codes`, how many times it is said: each time leaves less of the source's voice, and of its words."""
     corpus: Path | None = None
     """Prepared corpus with the speakers that --to names (default: the one the model was trained on)."""
     kbps: float | None = None
@@ -60,14 +62,17 @@ def main(argv: list[str]) -> int:
     targets = tuple(dict.fromkeys(arguments.to))
     if not targets:
         raise ConfigError("--to names no voice: give a recording of it, a folder, or a speaker of the corpus.")
+    if arguments.passes < 1:
+        raise ConfigError(f"--passes wants at least 1, got {arguments.passes}.")
     model = load_model(arguments.model)
     if is_voice_model(model):
         converter = Converter(model, arguments.kbps)
         each = {Path(name).stem: _by_ear(converter, name, arguments) for name in targets}
     else:
-        if (arguments.pitch, arguments.mode, arguments.corpus, arguments.rate) != ("target", "codes", None, None):
-            raise ConfigError("--pitch, --mode, --corpus and --rate want a model with a reference encoder; this one is "
-                              "told its speakers by name: leave them out.")
+        if (arguments.pitch, arguments.mode, arguments.passes, arguments.corpus, arguments.rate) != (
+                "target", "codes", PASSES, None, None):
+            raise ConfigError("--pitch, --mode, --passes, --corpus and --rate want a model with a reference encoder; "
+                              "this one is told its speakers by name: leave them out.")
         codec = Codec(model, arguments.kbps)
         for target in targets:
             check_target(codec, target)
@@ -93,7 +98,8 @@ def _by_ear(converter: Converter, name: str, arguments: Arguments) -> OneFile:
     how = "enrolled with" if voice.weights else "heard in"
     print(f"{name}: {how} {voice.seconds:.1f} s, {voice.hertz:.0f} Hz on average.")
     return lambda source, output: converter.convert_file(
-        source, output, voice, name, melody(arguments.pitch), arguments.channel, arguments.rate, arguments.mode)
+        source, output, voice, name, melody(arguments.pitch), arguments.channel, arguments.rate, arguments.mode,
+        arguments.passes)
 
 
 def melody(pitch: str) -> Literal["target", "source"] | float:

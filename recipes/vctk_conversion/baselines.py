@@ -25,7 +25,7 @@ from trials import RATE, Trial, ended, first, read_trials
 
 from audiovae.audio.io import read_audio, write_audio
 from audiovae.commands.arguments import Failures, report_failures
-from audiovae.convert import Converter
+from audiovae.convert import PASSES, Converter
 from audiovae.enrolment import enroll
 from audiovae.errors import AudioError, ConfigError, ShapeError, VoiceError
 from audiovae.metrics import pitch_contour, pitch_moved, pitch_statistics
@@ -114,15 +114,15 @@ class ByModel:
     the target's, heard in the references; in the target's, enrolled on the references; both of these as filters on the
     source."""
 
-    def __init__(self, model: str):
-        self.converter = Converter.from_pretrained(model)
+    def __init__(self, model: str, passes: int):
+        self.converter, self.passes = Converter.from_pretrained(model), passes
         self.enrolled: dict[tuple[str, ...], Voice] = {}
 
     def __call__(self, trial: Trial, mode: str) -> Wave:
         source = self.heard(trial.source)
         melody = "source" if mode == "own" else "target"
         return self.converter.convert(source, self.converter.sample_rate, self.voice(trial, mode), melody,
-                                      "clear" if mode.startswith("clear") else "codes").numpy()
+                                      "clear" if mode.startswith("clear") else "codes", self.passes).numpy()
 
     def voice(self, trial: Trial, mode: str) -> Voice:
         if mode == "own":
@@ -158,6 +158,8 @@ class Arguments:
     all)."""
     model: str | None = None
     """A trained model, by name or folder; its systems are called NAME-own, NAME-zero-shot and NAME-enrolled."""
+    passes: int = PASSES
+    """In mode codes, how many times it is said; where not as usual, the systems' names say so."""
     trials: int | None = None
     """How many of each condition, the first ones (default: all)."""
 
@@ -165,12 +167,13 @@ class Arguments:
 def chosen(arguments: Arguments) -> dict[str, Callable[[Trial], Wave]]:
     """Systems by the name of their folder. ConfigError on one that is not known."""
     model = arguments.model
-    speaker = ByModel(model) if model is not None else None
+    speaker = ByModel(model, arguments.passes) if model is not None else None
     known = {mode: partial(speaker, mode=mode) for mode in MODES} if speaker is not None else BASELINES
     if unknown := set(arguments.systems) - set(known):
         raise ConfigError(f"no system {', '.join(sorted(unknown))}: wanted some of {', '.join(known)}.")
     prefix = f"{Path(model).name}-" if model else ""
-    return {prefix + name: system for name, system in known.items() if name in (arguments.systems or known)}
+    suffix = f"-{arguments.passes}" if model and arguments.passes != PASSES else ""
+    return {prefix + name + suffix: system for name, system in known.items() if name in (arguments.systems or known)}
 
 
 def main(argv: list[str]) -> int:
