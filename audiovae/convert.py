@@ -15,7 +15,7 @@ from torch import Tensor
 
 from audiovae.audio.excitation import Excitation
 from audiovae.audio.io import AudioWriter
-from audiovae.audio.pitch import Prosody, prosody_of_stream
+from audiovae.audio.pitch import Prosody, ProsodyInPassing
 from audiovae.audio.psola import repitched
 from audiovae.audio.resample import resample, resampled
 from audiovae.audio.scroll import Scroll
@@ -89,7 +89,7 @@ class Converter:
 
         ``mode`` "codes" speaks anew what the codes say, nearest to the target's voice; "clear" filters the recording.
         ``melody`` "target" moves the pitch to the target's mean and range, "source" keeps it, a number moves it by so
-        many semitones. In mode "codes" it is coded and said ``passes`` times in all: each leaves less of the source's
+        many semitones. In mode "codes" it is heard and said ``passes`` times in all: each leaves less of the source's
         voice, and of its words (as SelfVC does in training, Neekhara 2023, section 3.3).
 
         Raises AudioError on what :meth:`Codec.encode` refuses, VoiceError on another model's voice and, in mode
@@ -103,15 +103,13 @@ class Converter:
                melody: Melody = "target", mode: Mode = "codes", passes: int = PASSES) -> Iterator[Tensor]:
         """A recording in pieces (n,) to pieces of what ``voice`` makes of it.
 
-        It is read as ``first`` and as ``again``, which mode "clear" reads twice.
+        It is read as ``first``, and in mode "clear" as ``again``.
         """
         if voice.model != self.codec.fingerprint:
             raise VoiceError(f"the voice is of another model ({voice.model}): this one is {self.codec.fingerprint}.")
         opening = Opening(first, round(MOST * self.sample_rate) if mode == "clear" else 0)
-        found = prosody_of_stream(opening, self.sample_rate, self.frame)
-        codes = self._codes(again)
+        found, codes = self._heard(opening)
         per = self.codec.hop // self.frame
-        found = found.padded(codes.shape[1] * per)
         sung = moved(found, voice, melody)
         halo = decoder_halo(self.codec.fields[1])
         if mode == "clear":
@@ -124,16 +122,18 @@ class Converter:
         else:
             say = self._spoken(voice, sung, codes)
             for _ in range(passes - 1):
-                codes = self._codes(self._said(say, codes, halo))
-                say = self._spoken(voice, sung, codes)
+                found, codes = self._heard(self._said(say, codes, halo))
+                say = self._spoken(voice, moved(found, voice, "target" if melody == "target" else "source"), codes)
         rest = num_samples()
         for piece in self._said(say, codes, halo):
             yield piece[:rest]
             rest -= len(piece)
 
-    def _codes(self, pieces: Iterable[Tensor]) -> Tensor:
-        """Samples in pieces (n,) to all their codes, (Q, L)."""
-        return torch.from_numpy(np.concatenate(list(self.codec.encode_stream(pieces)), axis=1))
+    def _heard(self, pieces: Iterable[Tensor]) -> tuple[Prosody, Tensor]:
+        """The prosody of samples in pieces (n,), and all their codes, (Q, L)."""
+        passing = ProsodyInPassing(pieces, self.sample_rate, self.frame)
+        codes = torch.from_numpy(np.concatenate(list(self.codec.encode_stream(passing)), axis=1))
+        return passing.found().padded(codes.shape[1] * self.codec.hop // self.frame), codes
 
     def _said(self, say: Sayer, codes: Tensor, halo: tuple[int, int]) -> Iterator[Tensor]:
         """What ``say`` makes of codes (Q, L), in pieces (n,) of whole latent steps."""

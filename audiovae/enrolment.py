@@ -1,8 +1,9 @@
 """Enrolment: a decoder that has practised one voice, on recordings of it, for half a minute.
 
 Encoder, codebooks and reference encoder stay as they are, so what other voices sound like does not change: the voice's
-own weights are kept apart, as what is added to the model's. The codes to practise on are those of the recordings and of
-the same with their formants moved, as others would say it: what it is to speak later are never the voice's own.
+own weights are kept apart, as what is added to the model's. It practises on codes of the recordings, of what the model
+makes of them, and of both with their formants moved: what it is to speak later are codes of others' speech, and of its
+own once it is said.
 """
 
 import copy
@@ -26,7 +27,7 @@ from audiovae.voices import Voice, hear
 STEPS = 150
 BATCH, SECONDS = 8, 1.0  # crops a step, and their length
 WEIGHTS_RATE, VECTOR_RATE = 3e-4, 3e-3
-MOVED = 7  # encodings of each recording with its mel bands warped, beside the plain one
+MOVED = 4  # encodings of each recording, and of what the model makes of it, with warped mel bands
 RESOLUTIONS = tuple(MelResolution(n, n // 4, m) for n, m in ((128, 20), (256, 40), (512, 64), (1024, 80), (2048, 160)))
 
 
@@ -44,7 +45,7 @@ def enroll(model: Autoencoder, recordings: Iterable[Tensor], steps: int = STEPS,
     codec, listener = Codec(model), copy.deepcopy(model.encoder).train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pieces = [_heard(codec, listener, wave, size) for wave in waves if len(wave) >= hop]
+        pieces = [_heard(codec, listener, voice.vector, wave, size) for wave in waves if len(wave) >= hop]
     if not pieces:
         raise VoiceError("the recordings of the target are all shorter than one latent step: give longer ones.")
     decoder = copy.deepcopy(model.decoder).train().requires_grad_(True)
@@ -80,7 +81,8 @@ def enroll(model: Autoencoder, recordings: Iterable[Tensor], steps: int = STEPS,
 
 
 @torch.no_grad()
-def _heard(codec: Codec, listener: nn.Module, wave: Tensor, least: int) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
+def _heard(codec: Codec, listener: nn.Module, vector: Tensor, wave: Tensor, least: int
+           ) -> tuple[Tensor, Tensor, Tensor, np.ndarray]:
     """Of a recording at least ``least`` latent steps long: samples, latents (V, D, L), prosody told (3, N), pitch (N,).
 
     ``listener`` is an encoder that warps the bands of each of a batch by a draw of its own.
@@ -88,7 +90,10 @@ def _heard(codec: Codec, listener: nn.Module, wave: Tensor, least: int) -> tuple
     model, rate, hop = codec.model, codec.sample_rate, codec.hop
     steps = max(least, -(-len(wave) // hop))
     wave = torch.nn.functional.pad(wave, (0, steps * hop - len(wave)))
-    plain = torch.from_numpy(codec.encode(wave, rate).levels[0])[None]
-    moved = model.quantize(listener(wave.expand(MOVED, 1, -1)))
     found = prosody(wave, rate, model.data.prosody)
+    excitation = Excitation(found.pitch, rate, model.data.prosody)(0, len(found.pitch))
+    plain = torch.from_numpy(codec.encode(wave, rate).levels[0])[None]
+    said = model.decode(plain, Condition(embedding=vector[None], prosody=found.tensor()[None],
+                                         excitation=excitation[None]))
+    moved = model.quantize(listener(torch.stack([wave[None], said[0]]).repeat(MOVED, 1, 1)))
     return wave, model.bottleneck.decode(torch.cat([plain, moved])), found.tensor(), found.pitch

@@ -254,7 +254,7 @@ def test_enrolment_comes_nearer_and_changes_nothing_else(converter):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(converter.convert(source, RATE, plain), other)
     mel = LogMelL1(RATE)
-    distance = [float(mel(converter.convert(wave, RATE, its)[None, None], wave[None, None]))
+    distance = [float(mel(converter.convert(wave, RATE, its, passes=1)[None, None], wave[None, None]))
                 for its in (converter.hear([wave]), voice)]
     assert distance[1] < 0.97 * distance[0]
     same = enroll(model, [wave], steps=2, seed=3)

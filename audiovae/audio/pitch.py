@@ -5,7 +5,7 @@ heard, the voice's middle decides between their answers, which takes most octave
 [f * hop, (f + 1) * hop), as everywhere; what has no pitch is filled in from the voiced frames on both sides.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,36 +106,56 @@ def prosody(waveform: NDArray[np.float32] | Tensor, sample_rate: int, hop: int) 
 def prosody_of_stream(pieces: Iterable[Tensor], sample_rate: int, hop: int) -> Prosody:
     """:func:`prosody` of a waveform that comes in pieces (n,), the same however it is cut.
 
-    Seven numbers are kept of each frame, a twentieth of the samples. Raises AudioError where nothing comes.
+    Raises AudioError where nothing comes.
     """
-    size = round(WINDOW * sample_rate / 2) * 2
-    found: list[NDArray[np.float32]] = []
-    held, before = torch.zeros(0), torch.zeros((size - hop) // 2)
-    margin = (size - hop) - len(before)
-    for piece, last in _and_last(pieces):
-        held = torch.cat([held, piece.float()])
-        if last:
-            frames = -(-len(held) // hop)
-            held = F.pad(held, (0, frames * hop - len(held) + margin))
-        while len(held) >= BLOCK * hop + margin or (last and len(held) > margin):
-            count = min(BLOCK, (len(held) - margin) // hop)
-            samples = torch.cat([before, held[:count * hop + margin]])
-            found.append(_frames(samples.numpy(), sample_rate, size, hop, count))
-            before = torch.cat([before, held[:count * hop]])[-len(before):] if len(before) else before
-            held = held[count * hop:]
-    if not found:
-        raise AudioError("pitch: the recording is empty.")
-    return _settled(np.concatenate(found, axis=1))
+    passing = ProsodyInPassing(pieces, sample_rate, hop)
+    for _ in passing:
+        pass
+    return passing.found()
 
 
-def _and_last(pieces: Iterable[Tensor]) -> Iterable[tuple[Tensor, bool]]:
-    held = None
-    for piece in pieces:
-        if held is not None:
-            yield held, False
-        held = piece
-    if held is not None:
-        yield held, True
+class ProsodyInPassing:
+    """Pieces (n,) of a waveform passed on, whose prosody can be told when the last has gone by.
+
+    Seven numbers are kept of each frame, a twentieth of the samples.
+
+    >>> passing = ProsodyInPassing([torch.zeros(1600), torch.zeros(800)], sample_rate=16000, hop=160)
+    >>> [len(piece) for piece in passing], len(passing.found().pitch)
+    ([1600, 800], 15)
+    """
+
+    def __init__(self, pieces: Iterable[Tensor], sample_rate: int, hop: int):
+        self.pieces, self.sample_rate, self.hop = pieces, sample_rate, hop
+        self.size = round(WINDOW * sample_rate / 2) * 2
+        self._found: list[NDArray[np.float32]] = []
+        self._held, self._before = torch.zeros(0), torch.zeros((self.size - hop) // 2)
+        self._margin = (self.size - hop) - len(self._before)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for piece in self.pieces:
+            self._held = torch.cat([self._held, piece.float()])
+            self._hear(BLOCK)
+            yield piece
+        frames = -(-len(self._held) // self.hop)
+        self._held = F.pad(self._held, (0, frames * self.hop - len(self._held) + self._margin))
+        self._hear(1)
+
+    def found(self) -> Prosody:
+        """The prosody of all that went by. Raises AudioError where nothing did."""
+        if not self._found:
+            raise AudioError("pitch: the recording is empty.")
+        return _settled(np.concatenate(self._found, axis=1))
+
+    def _hear(self, least: int) -> None:
+        """Find what is to be found of frames whose samples are there, as long as there are so many."""
+        hop, before = self.hop, self._before
+        while len(self._held) >= least * hop + self._margin:
+            count = min(BLOCK, (len(self._held) - self._margin) // hop)
+            samples = torch.cat([before, self._held[:count * hop + self._margin]])
+            self._found.append(_frames(samples.numpy(), self.sample_rate, self.size, hop, count))
+            before = torch.cat([before, self._held[:count * hop]])[-len(before):] if len(before) else before
+            self._held = self._held[count * hop:]
+        self._before = before
 
 
 def _frames(samples: NDArray[np.float32], sample_rate: int, size: int, hop: int, count: int) -> NDArray[np.float32]:
