@@ -114,8 +114,8 @@ class ByModel:
     the target's, heard in the references; in the target's, enrolled on the references; both of these as filters on the
     source."""
 
-    def __init__(self, model: str, passes: int):
-        self.converter, self.passes = Converter.from_pretrained(model), passes
+    def __init__(self, model: str, passes: int, kbps: float | None):
+        self.converter, self.passes = Converter.from_pretrained(model, kbps), passes
         self.enrolled: dict[tuple[str, ...], Voice] = {}
 
     def __call__(self, trial: Trial, mode: str) -> Wave:
@@ -160,6 +160,8 @@ class Arguments:
     """A trained model, by name or folder; its systems are called NAME-own, NAME-zero-shot and NAME-enrolled."""
     passes: int = PASSES
     """In mode codes, how many times it is said; where not as usual, the systems' names say so."""
+    kbps: float | None = None
+    """Most kbit/s of the model's codes to use; the systems' names say so (default: all)."""
     trials: int | None = None
     """How many of each condition, the first ones (default: all)."""
 
@@ -167,12 +169,13 @@ class Arguments:
 def chosen(arguments: Arguments) -> dict[str, Callable[[Trial], Wave]]:
     """Systems by the name of their folder. ConfigError on one that is not known."""
     model = arguments.model
-    speaker = ByModel(model, arguments.passes) if model is not None else None
+    speaker = ByModel(model, arguments.passes, arguments.kbps) if model is not None else None
     known = {mode: partial(speaker, mode=mode) for mode in MODES} if speaker is not None else BASELINES
     if unknown := set(arguments.systems) - set(known):
         raise ConfigError(f"no system {', '.join(sorted(unknown))}: wanted some of {', '.join(known)}.")
     prefix = f"{Path(model).name}-" if model else ""
     suffix = f"-{arguments.passes}" if model and arguments.passes != PASSES else ""
+    suffix += f"-{arguments.kbps:g}kbps" if model and arguments.kbps else ""
     return {prefix + name + suffix: system for name, system in known.items() if name in (arguments.systems or known)}
 
 
