@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from audiovae.audio.example import example_corpus
 from audiovae.audio.io import read_audio, write_audio
 from audiovae.checkpoint import save_model
 from audiovae.models.example import voice_config, voice_model
@@ -25,7 +26,7 @@ def recipe() -> Iterator[SimpleNamespace]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parent.parent / "recipes/vctk_conversion"))
         yield SimpleNamespace(**{name: importlib.import_module(name)
-                                 for name in ("trials", "calibrate", "baselines", "judge")})
+                                 for name in ("trials", "calibrate", "baselines", "judge", "probe")})
 
 
 def spoken(hertz: float, seconds: float, rng: np.random.Generator) -> torch.Tensor:
@@ -209,3 +210,22 @@ def test_a_model_converts_the_trials(recipe, converted, tmp_path):
     less = ["--passes", "1", "--kbps", "0.2", "--systems", "zero-shot"]
     assert recipe.baselines.main([str(folder), "--model", str(model), *less]) == 0
     assert len(list((folder / "voice-zero-shot-1-0.2kbps").glob("*.wav"))) == 2
+
+
+def test_the_probe_tells_speakers_by_what_differs_and_not_by_chance(recipe):
+    dice, speakers = np.random.default_rng(0), np.repeat([f"p{n}" for n in range(10)], 20)
+    noise = dice.standard_normal((200, 50))
+    assert recipe.probe.told(noise, speakers).mean < 25
+    noise[:, :10] += 10 * np.eye(10)[np.repeat(np.arange(10), 20)]
+    assert recipe.probe.told(noise, speakers).mean > 95
+
+
+def test_the_probe_of_a_model(recipe, tmp_path, capsys):
+    save_model(tmp_path, voice_model(), voice_config())
+    corpus = example_corpus()
+    assert recipe.probe.main([str(corpus), "--models", str(tmp_path), "--part", "train"]) == 0
+    said = capsys.readouterr().out
+    assert "log-mel spectra" in said and said.count(str(tmp_path)) == 3 and "latents" in said
+    assert "2 speakers, chance 50.0 %" in said and "is to be believed" in said
+    assert recipe.probe.main([str(corpus), "--models", str(tmp_path), "--part", "test"]) == 2
+    assert "0 test speakers have 8 recordings" in capsys.readouterr().err
