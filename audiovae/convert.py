@@ -90,7 +90,7 @@ class Converter:
         ``mode`` "codes" speaks anew what the codes say, nearest to the target's voice; "clear" filters the recording.
         ``melody`` "target" moves the pitch to the target's mean and range, "source" keeps it, a number moves it by so
         many semitones. In mode "codes" it is heard and said ``passes`` times in all: each leaves less of the source's
-        voice, and of its words (as SelfVC does in training, Neekhara 2023, section 3.3).
+        voice, and of its words (what SelfVC trains on, Neekhara 2023, used once more).
 
         Raises AudioError on what :meth:`Codec.encode` refuses, VoiceError on another model's voice and, in mode
         "clear", on a recording whose own voice cannot be told because hardly anybody speaks in it.

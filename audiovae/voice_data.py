@@ -2,7 +2,7 @@
 
 Both are varied alike, speed and microphone and room, so that what varies is part of the voice: a corpus of four hundred
 speakers then has far more of them. And of some crops the encoder hears what the model itself makes of them in another
-voice, which is what it would keep of them if it could (SelfVC, Neekhara 2023, section 3.3).
+voice, as SelfVC has it (Neekhara 2023): a code that keeps the voice is then no help.
 """
 
 from dataclasses import dataclass, replace
