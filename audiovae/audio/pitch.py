@@ -5,8 +5,10 @@ heard, the voice's middle decides between their answers, which takes most octave
 [f * hop, (f + 1) * hop), as everywhere; what has no pitch is filled in from the voiced frames on both sides.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,7 +28,8 @@ UNLIKELY = 0.02  # correlation lost by a voice an octave from 180 Hz, where most
 VERSION = 3  # of what is found: pitch that is kept on disk is found anew by another
 QUIET = 40.0  # dB under the loudest frames: what is softer has no pitch to speak of
 SMOOTH = 5  # frames of the median that takes single errors away
-BLOCK = 2000  # frames at once
+BLOCK = 1000  # frames at once
+AHEAD = 4  # blocks that may wait for a thread
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,8 @@ def prosody_of_stream(pieces: Iterable[Tensor], sample_rate: int, hop: int) -> P
 class ProsodyInPassing:
     """Pieces (n,) of a waveform passed on, whose prosody can be told when the last has gone by.
 
-    Seven numbers are kept of each frame, a twentieth of the samples.
+    Seven numbers are kept of each frame, a twentieth of the samples. They are found on as many threads as torch may
+    use, beside whatever else is done with the pieces.
 
     >>> passing = ProsodyInPassing([torch.zeros(1600), torch.zeros(800)], sample_rate=16000, hop=160)
     >>> [len(piece) for piece in passing], len(passing.found().pitch)
@@ -127,7 +131,10 @@ class ProsodyInPassing:
     def __init__(self, pieces: Iterable[Tensor], sample_rate: int, hop: int):
         self.pieces, self.sample_rate, self.hop = pieces, sample_rate, hop
         self.size = round(WINDOW * sample_rate / 2) * 2
-        self._found: list[NDArray[np.float32]] = []
+        self._found: list[Future[NDArray[np.float32]]] = []
+        alone = {"initializer": torch.set_num_threads, "initargs": (1,)}  # a team of its own would be in the way
+        threads = torch.get_num_threads()
+        self._beside = ThreadPoolExecutor(threads, **alone) if threads > 1 else None
         self._held, self._before = torch.zeros(0), torch.zeros((self.size - hop) // 2)
         self._margin = (self.size - hop) - len(self._before)
 
@@ -144,7 +151,7 @@ class ProsodyInPassing:
         """The prosody of all that went by. Raises AudioError where nothing did."""
         if not self._found:
             raise AudioError("pitch: the recording is empty.")
-        return _settled(np.concatenate(self._found, axis=1))
+        return _settled(np.concatenate([found.result() for found in self._found], axis=1))
 
     def _hear(self, least: int) -> None:
         """Find what is to be found of frames whose samples are there, as long as there are so many."""
@@ -152,10 +159,21 @@ class ProsodyInPassing:
         while len(self._held) >= least * hop + self._margin:
             count = min(BLOCK, (len(self._held) - self._margin) // hop)
             samples = torch.cat([before, self._held[:count * hop + self._margin]])
-            self._found.append(_frames(samples.numpy(), self.sample_rate, self.size, hop, count))
+            self._find(partial(_frames, samples.numpy(), self.sample_rate, self.size, hop, count))
             before = torch.cat([before, self._held[:count * hop]])[-len(before):] if len(before) else before
             self._held = self._held[count * hop:]
         self._before = before
+
+    def _find(self, work: Callable[[], NDArray[np.float32]]) -> None:
+        """Do it now, or beside; not more than AHEAD are left to do, so that memory stays where it is."""
+        if self._beside is not None:
+            self._found.append(self._beside.submit(work))
+            if len(self._found) > AHEAD:
+                self._found[-AHEAD - 1].result()
+        else:
+            done: Future[NDArray[np.float32]] = Future()
+            done.set_result(work())
+            self._found.append(done)
 
 
 def _frames(samples: NDArray[np.float32], sample_rate: int, size: int, hop: int, count: int) -> NDArray[np.float32]:
