@@ -175,7 +175,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], told: dict[str, str] | None = None) -> None:
     """Write tensors, and what is ``told`` of them, as a safetensors file; OSError where the system refuses, as any
-    other file would."""
+    other file would, and readable by whom any other file is."""
+    path.touch()
+    mode = path.stat().st_mode
     try:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path, told)
     except safetensors.SafetensorError as error:  # it tells the system's reason as text only
@@ -183,6 +185,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], told: dict[str, str] |
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+    path.chmod(mode)  # it was written for its owner's eyes alone
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -40,6 +40,11 @@ def test_what_is_saved_is_what_is_loaded(saved):
     assert fingerprint(again) == fingerprint(model)
 
 
+def test_weights_can_be_read_by_whom_other_files_can(saved, tmp_path):
+    (tmp_path / "plain").write_text("")
+    assert (saved[1] / "model.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_any_weight_changes_the_fingerprint(saved):
     model, _ = saved
     before = fingerprint(model)
