@@ -38,7 +38,7 @@ Melody = Literal["target", "source"] | float
 Mode = Literal["codes", "clear"]
 Sayer = Callable[[Tensor, int, int], Tensor]  # latents (1, D, L), first and last of their frames, to samples (T,)
 SAMPLE = 1000  # latent steps, 20 s, by which it is told how a decoder speaks
-PASSES = 2
+PASSES = 1
 WIDER = 1.5  # the most that the target's range of pitch may be wider, or narrower, than the source's
 
 

@@ -184,7 +184,7 @@ def _opened(item: Input | Clip, codec: AnyCodec, failed: Failures, total: int) -
 
 def _own_voice(converter: Converter, codes: Codes, source: Tensor) -> Tensor:
     """A recording said again in its own voice, heard in itself; its time counts all of it, codes and pitch too."""
-    return converter.convert(source, converter.sample_rate, converter.hear([source]), "source", passes=1)
+    return converter.convert(source, converter.sample_rate, converter.hear([source]), "source")
 
 
 def _speaks(clip: Clip, converter: Converter, failed: Failures) -> bool:
