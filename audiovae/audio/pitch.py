@@ -5,10 +5,9 @@ heard, the voice's middle decides between their answers, which takes most octave
 [f * hop, (f + 1) * hop), as everywhere; what has no pitch is filled in from the voiced frames on both sides.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -29,7 +28,8 @@ VERSION = 3  # of what is found: pitch that is kept on disk is found anew by ano
 QUIET = 40.0  # dB under the loudest frames: what is softer has no pitch to speak of
 SMOOTH = 5  # frames of the median that takes single errors away
 BLOCK = 1000  # frames at once
-AHEAD = 4  # blocks that may wait for a thread
+AHEAD = 4  # blocks that may wait for a thread, so that memory stays where it is
+MIDDLE = 150.0  # Hz that is told as 0
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def told(pitch: Tensor, voiced: Tensor, level: Tensor) -> Tensor:
 
     ln(pitch / 150 Hz) * 2, 0 or 1, and level / 20 + 1.5. Without any pitch the first row is 0.
     """
-    melody = torch.where(pitch > 0, 2 * (pitch.clamp(min=1) / 150).log(), 0.0)
+    melody = torch.where(pitch > 0, 2 * (pitch.clamp(min=1) / MIDDLE).log(), 0.0)
     return torch.stack([melody, voiced.to(melody), level / 20 + 1.5], dim=-2)
 
 
@@ -85,7 +85,7 @@ def at_pitch_of(prosody: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     melody, others = (its[0][its[1] > 0.5] for its in (prosody, other))
     if len(melody) and len(others):
         prosody = torch.cat([prosody[:1] + others.median() - melody.median(), prosody[1:]])
-    return prosody, 150 * (prosody[0] / 2).exp()
+    return prosody, MIDDLE * (prosody[0] / 2).exp()
 
 
 def level(wave: Tensor, hop: int) -> Tensor:
@@ -132,9 +132,9 @@ class ProsodyInPassing:
         self.pieces, self.sample_rate, self.hop = pieces, sample_rate, hop
         self.size = round(WINDOW * sample_rate / 2) * 2
         self._found: list[Future[NDArray[np.float32]]] = []
-        alone = {"initializer": torch.set_num_threads, "initargs": (1,)}  # a team of its own would be in the way
         threads = torch.get_num_threads()
-        self._beside = ThreadPoolExecutor(threads, **alone) if threads > 1 else None
+        alone = {"initializer": torch.set_num_threads, "initargs": (1,)}  # a team of its own would be in the way
+        self._beside, self._ahead = ThreadPoolExecutor(threads, **alone), AHEAD if threads > 1 else 0
         self._held, self._before = torch.zeros(0), torch.zeros((self.size - hop) // 2)
         self._margin = (self.size - hop) - len(self._before)
 
@@ -159,21 +159,12 @@ class ProsodyInPassing:
         while len(self._held) >= least * hop + self._margin:
             count = min(BLOCK, (len(self._held) - self._margin) // hop)
             samples = torch.cat([before, self._held[:count * hop + self._margin]])
-            self._find(partial(_frames, samples.numpy(), self.sample_rate, self.size, hop, count))
+            self._found.append(self._beside.submit(_frames, samples.numpy(), self.sample_rate, self.size, hop, count))
+            if len(self._found) > self._ahead:
+                self._found[-self._ahead - 1].result()
             before = torch.cat([before, self._held[:count * hop]])[-len(before):] if len(before) else before
             self._held = self._held[count * hop:]
         self._before = before
-
-    def _find(self, work: Callable[[], NDArray[np.float32]]) -> None:
-        """Do it now, or beside; not more than AHEAD are left to do, so that memory stays where it is."""
-        if self._beside is not None:
-            self._found.append(self._beside.submit(work))
-            if len(self._found) > AHEAD:
-                self._found[-AHEAD - 1].result()
-        else:
-            done: Future[NDArray[np.float32]] = Future()
-            done.set_result(work())
-            self._found.append(done)
 
 
 def _frames(samples: NDArray[np.float32], sample_rate: int, size: int, hop: int, count: int) -> NDArray[np.float32]:
