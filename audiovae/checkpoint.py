@@ -49,7 +49,8 @@ def save_model(folder: Path, model: Model, config: ModelConfig, state: dict[str,
 def save_half(source: str | Path, folder: Path) -> None:
     """Write the model that ``source`` names into an existing folder, its weights in half precision, for passing on.
 
-    What only a run needs is left out: its experiment with the paths in it, and labels that the model is not told.
+    What only a run needs is left out: its experiment with the paths in it, labels that the model is not told, and a
+    label adversary.
     Raises CheckpointError where a weight is beyond half precision.
 
     >>> import tempfile
@@ -64,10 +65,11 @@ def save_half(source: str | Path, folder: Path) -> None:
     found = find_checkpoint(source)
     description = read_description(found)
     description.pop("experiment", None)
+    description["model"].pop("label_adversary", None)
     if not description["model"].get("condition_dim") or description["model"].get("reference"):
         description["data"]["labels"] = []
     half = {name: value.half() if value.is_floating_point() else value
-            for name, value in read_tensors(found / "model.safetensors").items()}
+            for name, value in _without_adversary(read_tensors(found / "model.safetensors")).items()}
     beyond = [name for name, value in half.items() if value.is_floating_point() and not value.isfinite().all()]
     if beyond:
         raise CheckpointError(f"checkpoint {found}: {beyond[0]} is beyond half precision: keep the model as it is.")
@@ -103,6 +105,8 @@ def load_model(path: str | Path) -> Model:
 def load_weights(model: Model, path: str | Path) -> None:
     """Give a model the weights of another of the same parts and sizes, which ``path`` names as for :func:`load_model`.
 
+    A label adversary, which nothing but training uses and whose labels may be others, begins anew.
+
     Raises CheckpointError where there is none, or where its weights are others than the model's.
 
     >>> from audiovae.models import AutoencoderConfig
@@ -114,10 +118,19 @@ def load_weights(model: Model, path: str | Path) -> None:
     folder = find_checkpoint(path)
     read_description(folder)  # says so where it is of a newer format
     try:
-        model.load_state_dict(read_tensors(folder / "model.safetensors"))
+        anew = {name: weights for name, weights in model.state_dict().items() if _of_adversary(name)}
+        model.load_state_dict(_without_adversary(read_tensors(folder / "model.safetensors")) | anew)
     except RuntimeError as error:
         raise CheckpointError(f"checkpoint {folder}: its weights are not of the model that is to be trained "
                               f"({_line(error)}): set [model] as its config.json has it.") from None
+
+
+def _of_adversary(name: str) -> bool:
+    return name.startswith("label_adversary.")
+
+
+def _without_adversary(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in weights.items() if not _of_adversary(name)}
 
 
 def find_checkpoint(path: str | Path) -> Path:

@@ -233,6 +233,7 @@ class ObjectiveConfig(Config):
     sparsity : weight of a sparse bottleneck's penalty.
     classification : weight of a classifier's cross-entropy on labelled examples (α of Kingma 2014, eq. 9,
         per data dimension).
+    label_adversary : weight of a label adversary's cross-entropy, which its classifier lowers and the encoder raises.
     weight_l1, weight_l2 : weights of Σ|w| and Σ w² over the model's weight matrices (not biases, nor norms).
     spectral : λ of the layers' largest singular values, nats an example each (NVAE, section 3.2; 0.1 there).
     bound, samples : "elbo" or "iwae", and K, latents drawn for each example.
@@ -245,6 +246,7 @@ class ObjectiveConfig(Config):
     codebook: float = 1.0
     sparsity: float = 1.0
     classification: float = 1.0
+    label_adversary: Weight = 0.1
     weight_l1: float = 0.0
     weight_l2: float = 0.0
     spectral: Weight = 0.0
@@ -267,7 +269,7 @@ class ObjectiveConfig(Config):
             raise ConfigError("objective: the bound 'iwae' has no rate apart to control: leave objective.rate and "
                               "distortion_weight as they are.")
         weights = {"commitment": self.commitment, "codebook": self.codebook, "sparsity": self.sparsity,
-                   "classification": self.classification}
+                   "classification": self.classification, "label_adversary": self.label_adversary}
         weights |= {criterion.kind: criterion.weight for criterion in self.criteria}
         criteria = {criterion.kind: criterion.build(sample_rate, source) for criterion in self.criteria}
         return Objective(self.rate.build(), criteria, weights, self.distortion_weight, self.bound, self.samples,

@@ -10,7 +10,7 @@ LAYERS = [
     ("errors", "shapes", "config", "files", "download", "parallel", "seeds", "distributions", "information"),
     ("audio", "image", "nn"),
     ("encoders", "bottlenecks", "decoders", "autoregressive", "source_filter", "reference", "likelihoods", "corruption",
-     "rate_control", "rate_control_config", "criteria", "discriminators", "objectives"),
+     "label_adversary", "rate_control", "rate_control_config", "criteria", "discriminators", "objectives"),
     ("priors",),
     ("models",),
     ("blocks", "batches", "checkpoint", "codes", "rates", "codec", "level_codec", "picture_codec", "streams",

@@ -23,6 +23,7 @@ from audiovae.corruption import CorruptionConfig
 from audiovae.decoders import Decoder, DecoderConfig, SpectralDecoderConfig, vector_decoder
 from audiovae.encoders import Encoder, EncoderConfig, SpectralEncoderConfig, repeated, vector_encoder
 from audiovae.errors import ConfigError, ShapeError
+from audiovae.label_adversary import LabelAdversary, LabelAdversaryConfig
 from audiovae.likelihoods import GaussianConfig, Likelihood, LikelihoodConfig
 from audiovae.nn.field import Field, Part
 from audiovae.reference import ReferenceConfig, ReferenceEncoder
@@ -83,10 +84,12 @@ class Autoencoder(nn.Module):
     likelihood: Likelihood
     embedding: ConditionEmbedding | ReferenceEncoder | None
     corruption: nn.Module | None
+    label_adversary: LabelAdversary | None
 
     def __init__(self, encoder: Encoder, bottleneck: Bottleneck, decoder: Decoder, likelihood: Likelihood,
                  data: DataSpec, embedding: ConditionEmbedding | ReferenceEncoder | None = None,
-                 told_encoder: bool = False, corruption: nn.Module | None = None, vector: bool = False):
+                 told_encoder: bool = False, corruption: nn.Module | None = None, vector: bool = False,
+                 label_adversary: LabelAdversary | None = None):
         super().__init__()
         if encoder.hop != decoder.hop and not vector:
             raise ConfigError(f"encoder and decoder disagree: hop {encoder.hop} and {decoder.hop}; make the "
@@ -96,6 +99,7 @@ class Autoencoder(nn.Module):
         self.encoder, self.bottleneck, self.decoder = encoder, bottleneck, decoder
         self.likelihood, self.embedding, self.data = likelihood, embedding, data
         self.told_encoder, self.corruption, self.vector = told_encoder, corruption, vector
+        self.label_adversary = label_adversary
         self.pseudo_inputs = PseudoInputs(bottleneck.pseudo_inputs, data) if bottleneck.pseudo_inputs else None
 
     @property
@@ -119,6 +123,9 @@ class Autoencoder(nn.Module):
             h = h.repeat_interleave(samples, 0)
             vector = vector.repeat_interleave(samples, 0) if vector is not None else None
         latent = self.bottleneck(h, **self._components())
+        if self.training and self.label_adversary is not None:
+            nats, told = self.label_adversary(latent.z, repeated(_heard(condition, x), len(h)))
+            latent.losses["label_adversary"], latent.stats["label_told"] = nats, told.detach()
         read = repeated(x, len(h)) if self.decoder.autoregressive else None
         return Output((latent,), self._decoded(latent.z, vector, condition, read))
 
@@ -256,6 +263,16 @@ class Autoencoder(nn.Module):
         return self.decoder(z, vector, x)
 
 
+def _heard(condition: Condition | None, x: Tensor) -> Tensor:
+    """The labels (B,) of what the encoder hears of x (B, ...), -1 where unknown; of the disguised, the others'."""
+    unknown = torch.full((len(x),), -1, device=x.device)
+    label = unknown if condition is None or condition.label is None else condition.label
+    if condition is None or condition.other is None:
+        return label
+    assert condition.other.label is not None
+    return torch.cat([condition.other.label, label[len(condition.other.label):]])
+
+
 def _padding(lengths: Tensor | None) -> dict[str, Tensor]:
     """What only networks on a grid take, so that the others need not know of it."""
     return {} if lengths is None else {"lengths": lengths}
@@ -272,6 +289,8 @@ class AutoencoderConfig(Config):
     condition_encoder : whether the encoder is told the condition as the decoder is.
     label_dropout : how often training hides the condition, so that the model can do without.
     corruption : noise on what the encoder reads in training (a denoising autoencoder).
+    label_adversary : a classifier of the label from the latent, which the encoder is trained against, so that the
+        latent tells less of it; ``objective.label_adversary`` is its weight.
     """
 
     kind: Literal["autoencoder"] = "autoencoder"
@@ -285,6 +304,7 @@ class AutoencoderConfig(Config):
     condition_encoder: bool = False
     label_dropout: float = 0.1
     corruption: CorruptionConfig | None = None
+    label_adversary: LabelAdversaryConfig | None = None
 
     def build(self, data: DataSpec) -> Autoencoder:
         if self.reference and not self.condition_dim:
@@ -310,5 +330,6 @@ class AutoencoderConfig(Config):
             encoder = self.encoder.build(data, bottleneck.channels_in, told)
             decoder = self.decoder.build(data, bottleneck.channels_out, params, self.condition_dim)
         corruption = self.corruption.build() if self.corruption is not None else None
+        adversary = self.label_adversary.build(data, bottleneck.channels_out) if self.label_adversary else None
         return Autoencoder(encoder, bottleneck, decoder, likelihood, data, embedding, self.condition_encoder,
-                           corruption, vector)
+                           corruption, vector, adversary)

@@ -20,7 +20,7 @@ from listening import heard  # noqa: E402
 from studies import Overrides, Study, main  # noqa: E402
 
 JUDGES = ("PESQ-wb, MOS-LQO", "STOI", "log-mel distance, dB", "SI-SDR, dB")
-BUDGET: Overrides = {"train.minutes": 10.0, "train.schedule": "cosine", "train.warmup": 0.01}
+BUDGET: Overrides = {"train.minutes": 10.0, "train.schedule": "cosine", "train.warmup": 0.01, "train.precision": "bf16"}
 SOON: Overrides = {"model.bottleneck.kmeans_after": 200}  # in minutes the recipe's 2,000 steps are not reached
 BOOK = {"kmeans_after": 200, "standardize": True, "dead_threshold": 0.03, "restart_count": 0.3}
 NATS = 3000 * math.log(2)  # a second
