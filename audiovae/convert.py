@@ -25,7 +25,7 @@ from audiovae.checkpoint import load_model
 from audiovae.codec import BLOCK, Codec
 from audiovae.differential import DifferentialFilter
 from audiovae.equalisation import equalised, long_term_spectrum
-from audiovae.errors import LabelError, VoiceError
+from audiovae.errors import ConfigError, LabelError, VoiceError
 from audiovae.models import Model
 from audiovae.shapes import Condition
 from audiovae.source_filter import SourceFilterDecoder
@@ -93,7 +93,8 @@ class Converter:
         voice, and of its words (what SelfVC trains on, Neekhara 2023, used once more).
 
         Raises AudioError on what :meth:`Codec.encode` refuses, VoiceError on another model's voice and, in mode
-        "clear", on a recording whose own voice cannot be told because hardly anybody speaks in it.
+        "clear", on a recording whose own voice cannot be told because hardly anybody speaks in it; ConfigError on
+        passes that :func:`check_passes` refuses.
         """
         wave = resample(mono(waveform), sample_rate, self.sample_rate)
         pieces = wave.split(1 << 16)
@@ -105,6 +106,7 @@ class Converter:
 
         It is read as ``first``, and in mode "clear" as ``again``.
         """
+        check_passes(passes, mode)
         if voice.model != self.codec.fingerprint:
             raise VoiceError(f"the voice is of another model ({voice.model}): this one is {self.codec.fingerprint}.")
         opening = Opening(first, round(MOST * self.sample_rate) if mode == "clear" else 0)
@@ -213,6 +215,14 @@ class Opening:
 
     def heard(self) -> Tensor:
         return torch.cat(self.kept)
+
+
+def check_passes(passes: int, mode: Mode) -> None:
+    """ConfigError unless a recording can be said so many times: once at least, and in mode "clear" once at most."""
+    if passes < 1:
+        raise ConfigError(f"passes wants at least 1, got {passes}.")
+    if passes > 1 and mode == "clear":
+        raise ConfigError(f"mode clear filters the recording itself, once: {passes} passes want mode codes.")
 
 
 def moved(source: Prosody, voice: Voice | None, melody: Melody) -> Prosody:

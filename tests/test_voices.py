@@ -108,14 +108,14 @@ def test_pitch_moves_with_what_the_decoder_is_told():
         assert abs(np.median(found.pitch) / hertz - 1) < 0.02
 
 
-@pytest.mark.parametrize("mode", ["codes", "clear"])
-def test_chunks_are_the_whole(converter, monkeypatch, mode):
+@pytest.mark.parametrize("mode, passes", [("codes", 2), ("clear", 1)])
+def test_chunks_are_the_whole(converter, monkeypatch, mode, passes):
     source, voice = speech(100, 160, 6.0), converter.hear([speech(180, 240)])
-    whole = converter.convert(source, RATE, voice, mode=mode, passes=2)
+    whole = converter.convert(source, RATE, voice, mode=mode, passes=passes)
     monkeypatch.setattr("audiovae.convert.BLOCK", 23)
     monkeypatch.setattr(converter.codec, "block", 31)
     parts = torch.cat(list(converter.stream(source.split(999), source.split(5001), lambda: len(source), voice,
-                                            mode=mode, passes=2)))
+                                            mode=mode, passes=passes)))
     assert len(parts) == len(source)
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
 
@@ -372,8 +372,9 @@ def test_a_voice_model_trains_and_converts(tiny_corpus, tmp_path, capsys):
     assert "220 Hz" in capsys.readouterr().out  # the speaker was found in the corpus of the run
     with soundfile.SoundFile(tmp_path / "x.wav") as file:
         assert (file.samplerate, file.channels, file.frames) == (RATE, 1, 3 * RATE) and file.comment == TAG
-    assert main(["convert", str(tmp_path / "stereo.wav"), "--to", "anna", "--passes", "0", *model]) == 2
-    assert "--passes" in capsys.readouterr().err
+    for wrong, why in ((["--passes", "0"], "passes wants at least 1"), (["--passes", "2", "--mode", "clear"], "once")):
+        assert main(["convert", str(tmp_path / "stereo.wav"), "--to", "anna", *wrong, *model]) == 2
+        assert why in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "stereo.wav"), "--to", "bertha", "-o", str(tmp_path / "y.wav"), *model]) == 2
     assert "ben" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "stereo.wav"), "-o", str(tmp_path / "measured"), *model]) == 0

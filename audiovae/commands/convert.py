@@ -12,7 +12,7 @@ from audiovae.checkpoint import load_model
 from audiovae.codec import Codec
 from audiovae.commands.arguments import AUDIO, over_files, parse
 from audiovae.commands.targets import target_voice
-from audiovae.convert import DEFAULT, PASSES, Converter, Mode, check_target, convert_file
+from audiovae.convert import DEFAULT, PASSES, Converter, Mode, check_passes, check_target, convert_file
 from audiovae.errors import ConfigError
 from audiovae.voices import is_voice_model
 
@@ -62,8 +62,7 @@ def main(argv: list[str]) -> int:
     targets = tuple(dict.fromkeys(arguments.to))
     if not targets:
         raise ConfigError("--to names no voice: give a recording of it, a folder, or a speaker of the corpus.")
-    if arguments.passes < 1:
-        raise ConfigError(f"--passes wants at least 1, got {arguments.passes}.")
+    check_passes(arguments.passes, arguments.mode)
     model = load_model(arguments.model)
     if is_voice_model(model):
         converter = Converter(model, arguments.kbps)

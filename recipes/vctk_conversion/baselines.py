@@ -170,7 +170,8 @@ def chosen(arguments: Arguments) -> dict[str, Callable[[Trial], Wave]]:
     """Systems by the name of their folder. ConfigError on one that is not known."""
     model = arguments.model
     speaker = ByModel(model, arguments.passes, arguments.kbps) if model is not None else None
-    known = {mode: partial(speaker, mode=mode) for mode in MODES} if speaker is not None else BASELINES
+    modes = [mode for mode in MODES if arguments.passes == 1 or not mode.startswith("clear")]  # these filter once
+    known = {mode: partial(speaker, mode=mode) for mode in modes} if speaker is not None else BASELINES
     if unknown := set(arguments.systems) - set(known):
         raise ConfigError(f"no system {', '.join(sorted(unknown))}: wanted some of {', '.join(known)}.")
     prefix = f"{Path(model).name}-" if model else ""
