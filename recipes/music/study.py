@@ -28,8 +28,16 @@ def paper(level: int) -> Overrides:
     return {"model.levels": [{"strides": STRIDES[level], **LEVEL, **size}]}
 
 
-def spectral(hop: int, quantizers: int) -> Overrides:
-    """As in medium.toml: frames of log-mel in, an inverse STFT out, and a residual quantizer of as many bits."""
+LOG_MEL = {"kind": "log_mel", "resolutions": [
+    {"n_fft": 512, "hop": 128, "num_mels": 40}, {"n_fft": 1024, "hop": 256, "num_mels": 80},
+    {"n_fft": 2048, "hop": 512, "num_mels": 128}]}
+
+
+def spectral(hop: int, quantizers: int, *more: str) -> Overrides:
+    """As in medium.toml: frames of log-mel in, an inverse STFT out, and a residual quantizer of as many bits.
+
+    ``more`` are criteria beside log-mel, which hears all bands alike: others hear where the energy is.
+    """
     n_fft = max(512, 2 * hop)
     return {"model": {"kind": "autoencoder",
                       "encoder": {"kind": "spectral", "n_fft": 2048, "mel_hop": hop // 2, "num_mels": 128,
@@ -39,9 +47,7 @@ def spectral(hop: int, quantizers: int) -> Overrides:
                       "bottleneck": {"kind": "rvq", "num_quantizers": quantizers, "num_codes": 2048, "dim": 64,
                                      "standardize": True, "kmeans_after": 200, "dead_threshold": 0.03,
                                      "restart_count": 0.3}},
-            "objective.criteria": [{"kind": "log_mel", "resolutions": [
-                {"n_fft": 512, "hop": 128, "num_mels": 40}, {"n_fft": 1024, "hop": 256, "num_mels": 80},
-                {"n_fft": 2048, "hop": 512, "num_mels": 128}]}],
+            "objective.criteria": [LOG_MEL, *({"kind": kind} for kind in more)],
             "objective.commitment": 0.25, "train.lr": 1.5e-3, "train.schedule": "cosine", "train.warmup": 0.01}
 
 
@@ -51,8 +57,10 @@ def criteria(*kinds: str) -> Overrides:
 
 kept = partial(heard, judges=KEPT)
 STUDIES = {
-    **{f"level-{level}": Study(HERE / "levels.toml", {"as in the paper": paper(level), "spectral": spectral(*rate)},
-                               kept) for level, rate in enumerate([(128, 16), (256, 8), (512, 4)])},
+    **{f"level-{level}": Study(HERE / "levels.toml", {
+        "as in the paper": paper(level), "spectral": spectral(*rate),
+        "spectral, with the paper's loss too": spectral(*rate, "jukebox_spectral")}, kept)
+       for level, rate in enumerate([(128, 16), (256, 8), (512, 4)])},
     "parts": Study(HERE / "levels.toml", {
         "as in the paper": {},
         "no restarts": {"model.levels": [{"strides": STRIDES[2], **LEVEL, "dead_threshold": 0.0}]},
