@@ -111,5 +111,5 @@ def numbers(listed: str, text: str) -> np.ndarray:
         if not found:
             raise ConfigError(f"'{text}' has '{word}' where a number belongs, such as 0.5, -3 or 4^2.")
         value = float(found[1])
-        values.append(value * value if found[2] else value)
+        values.append(value * abs(value) if found[2] else value)  # -4^2 is -16, as in arithmetic, and no variance
     return np.array(values)
