@@ -339,8 +339,8 @@ def test_the_command_takes_vectors_chances_and_bits(capsys):
 
 
 @pytest.mark.parametrize("text", ["", "x", "N(1)", "N(0,-1)", "N(0,0)", "N([0,1],[1])", "N(a,1)", "N(0,[1)", "[]",
-                                  "[1,]", "[0.5,0.6]", "N(0,1e999)", "N([0,1],[1,1])", "[0.2,0.8]", "N(0,1^3)", "N(0,-1^2)",
-                                  "N([[0]],[1])"])
+                                  "[1,]", "[0.5,0.6]", "N(0,1e999)", "N([0,1],[1,1])", "[0.2,0.8]", "N(0,1^3)",
+                                  "N(0,-1^2)", "N([[0]],[1])"])
 def test_the_command_refuses_nonsense(text, capsys):
     assert main(["kl", text, "N(0,1)"]) == 2
     said = capsys.readouterr().err
