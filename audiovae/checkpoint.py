@@ -65,7 +65,8 @@ def save_half(source: str | Path, folder: Path) -> None:
     found = find_checkpoint(source)
     description = read_description(found)
     description.pop("experiment", None)
-    description["model"].pop("label_adversary", None)
+    for part in (description["model"], *description["model"].get("levels", ())):
+        part.pop("label_adversary", None)
     if not description["model"].get("condition_dim") or description["model"].get("reference"):
         description["data"]["labels"] = []
     half = {name: value.half() if value.is_floating_point() else value
@@ -126,7 +127,7 @@ def load_weights(model: Model, path: str | Path) -> None:
 
 
 def _of_adversary(name: str) -> bool:
-    return name.startswith("label_adversary.")
+    return "label_adversary" in name.split(".")
 
 
 def _without_adversary(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,11 +9,12 @@ from torch.nn import functional as F
 
 from audiovae.bottlenecks import IdentityConfig
 from audiovae.checkpoint import load_model, load_weights, save_half, save_model
+from audiovae.config import from_dict
 from audiovae.decoders import MLPDecoderConfig
 from audiovae.encoders import MLPEncoderConfig
 from audiovae.errors import CheckpointError, ConfigError, ShapeError
 from audiovae.label_adversary import LabelAdversary, LabelAdversaryConfig
-from audiovae.models import AutoencoderConfig
+from audiovae.models import AutoencoderConfig, MultiresConfig
 from audiovae.objectives import ObjectiveConfig
 from audiovae.shapes import Condition, DataSpec
 
@@ -105,6 +106,14 @@ def test_training_alone_meets_it_and_each_latent_of_an_example_has_its_label():
     assert model(x).latents[0].losses["label_adversary"].item() == 0  # nothing known
 
 
+def test_what_is_heard_in_another_voice_has_its_label(monkeypatch):
+    model, (x, label) = config().build(SPEC).train(), examples(3, seed=0)
+    monkeypatch.setattr(model, "_disguised", lambda x, other: x)
+    latent = model(x, Condition(label, other=Condition((label[:1] + 1) % LABELS))).latents[0]
+    again, _ = model.label_adversary(latent.z, torch.cat([(label[:1] + 1) % LABELS, label[1:]]))
+    torch.testing.assert_close(latent.losses["label_adversary"], again)
+
+
 def test_data_of_one_label():
     with pytest.raises(ConfigError, match="two labels"):
         config().build(DataSpec(channels=1, dims=1, size=(6,), labels=("a",)))
@@ -126,6 +135,21 @@ def test_weights_begin_a_training_with_and_without_it(tmp_path):
             assert torch.equal(value, anew[key] if key in anew else own[name].state_dict()[key])
     with pytest.raises(CheckpointError, match="not of the model"):
         load_weights(replace(config(), condition_dim=4).build(SPEC), tmp_path / "with")
+
+
+def test_levels_to_pass_on_are_without_it(tmp_path):
+    row = {"kind": "autoencoder", "encoder": {"kind": "strided", "strides": [2], "width": 8, "depth": 1},
+           "decoder": {"kind": "strided", "strides": [2], "width": 8, "depth": 1},
+           "bottleneck": {"kind": "vq", "num_codes": 8, "dim": 4}, "label_adversary": {"width": 8}}
+    described = from_dict(MultiresConfig, {"kind": "multires", "levels": [row]})
+    for name in ("run", "half"):
+        (tmp_path / name).mkdir()
+    model = described.build(DataSpec(channels=1, dims=1, sample_rate=16000, labels=tuple("ab")))
+    out = model.train()(torch.randn(2, 1, 16), Condition(torch.tensor([0, 1])))
+    assert "label_adversary" in out.latents[0].losses
+    save_model(tmp_path / "run", model, described)
+    save_half(tmp_path / "run", tmp_path / "half")
+    assert not [name for name in load_model(tmp_path / "half").state_dict() if "label_adversary" in name]
 
 
 def test_weights_to_pass_on_are_without_it(tmp_path):
