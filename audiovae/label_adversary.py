@@ -6,13 +6,13 @@ Ganin 2016, section 4.1: the gradient reversal layer. For speakers and codes, as
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
 from audiovae.config import Config, Count
 from audiovae.errors import ConfigError, ShapeError
+from audiovae.nn.pooling import mean_and_deviation
 from audiovae.shapes import DataSpec
 
 
@@ -59,9 +59,7 @@ class LabelAdversary(nn.Module):
         if label.shape != z.shape[:1]:
             raise ShapeError(f"LabelAdversary wants a label for each of {len(z)} examples, got {tuple(label.shape)}.")
         h = self.layers(Reversed.apply(z).flatten(2).transpose(1, 2))
-        mean = h.mean(1)
-        deviation = ((h * h).mean(1) - mean * mean).clamp(min=1e-5).sqrt()
-        logits = self.out(torch.cat([mean, deviation], dim=1)).float()
+        logits = self.out(mean_and_deviation(h)).float()
         known = (label >= 0).sum().clamp(min=1)
         nats = F.cross_entropy(logits, label, ignore_index=-1, reduction="sum") / known
         return nats, (logits.argmax(1) == label).sum() / known

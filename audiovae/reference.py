@@ -5,13 +5,13 @@ It reads any recording of a voice, so a voice it was never trained on can be ask
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from audiovae.audio.features import LogMel
 from audiovae.config import Config, Count
 from audiovae.errors import ConfigError, ShapeError
 from audiovae.nn.convnext import ConvNeXtStack
+from audiovae.nn.pooling import mean_and_deviation
 from audiovae.shapes import Condition, DataSpec, check
 
 
@@ -51,9 +51,7 @@ class ReferenceEncoder(nn.Module):
         mel = self.mel(nn.functional.pad(x, (0, -x.shape[-1] % (2 * self.mel.stft.hop)))).transpose(1, 2)
         h = self.norm(self.stack(self.into(mel.reshape(len(x), -1, self.into.in_features))))
         share = self.weigh(h).softmax(dim=1)
-        mean = (share * h).sum(1)
-        deviation = ((share * h * h).sum(1) - mean * mean).clamp(min=1e-5).sqrt()
-        return self.out(torch.cat([mean, deviation], dim=1))
+        return self.out(mean_and_deviation(h, share))
 
 
 @dataclass(frozen=True)

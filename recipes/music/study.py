@@ -47,12 +47,13 @@ def spectral(hop: int, quantizers: int, *more: str) -> Overrides:
                       "bottleneck": {"kind": "rvq", "num_quantizers": quantizers, "num_codes": 2048, "dim": 64,
                                      "standardize": True, "kmeans_after": 200, "dead_threshold": 0.03,
                                      "restart_count": 0.3}},
-            "objective.criteria": [LOG_MEL, *({"kind": kind} for kind in more)],
+            **criteria(LOG_MEL, *more),
             "objective.commitment": 0.25, "train.lr": 1.5e-3, "train.schedule": "cosine", "train.warmup": 0.01}
 
 
-def criteria(*kinds: str) -> Overrides:
-    return {"objective.criteria": [{"kind": kind} for kind in kinds]}
+def criteria(*chosen: str | Overrides) -> Overrides:
+    """Criteria as they are, by their kinds, or as given."""
+    return {"objective.criteria": [{"kind": one} if isinstance(one, str) else one for one in chosen]}
 
 
 kept = partial(heard, judges=KEPT)
