@@ -7,14 +7,14 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-from audiovae.bottlenecks import IdentityConfig
+from audiovae.bottlenecks import GaussianConfig, IdentityConfig
 from audiovae.checkpoint import load_model, load_weights, save_half, save_model
 from audiovae.config import from_dict
 from audiovae.decoders import MLPDecoderConfig
 from audiovae.encoders import MLPEncoderConfig
 from audiovae.errors import CheckpointError, ConfigError, ShapeError
 from audiovae.label_adversary import LabelAdversary, LabelAdversaryConfig
-from audiovae.models import AutoencoderConfig, MultiresConfig
+from audiovae.models import AutoencoderConfig, MultiresConfig, SemiSupervisedConfig
 from audiovae.objectives import ObjectiveConfig
 from audiovae.shapes import Condition, DataSpec
 
@@ -117,6 +117,13 @@ def test_what_is_heard_in_another_voice_has_its_label(monkeypatch):
 def test_data_of_one_label():
     with pytest.raises(ConfigError, match="two labels"):
         config().build(DataSpec(channels=1, dims=1, size=(6,), labels=("a",)))
+
+
+def test_a_model_that_sums_over_labels_refuses_it():
+    told = replace(config(), bottleneck=GaussianConfig(dim=4), condition_encoder=True)
+    SemiSupervisedConfig(autoencoder=replace(told, label_adversary=None)).build(SPEC)
+    with pytest.raises(ConfigError, match="every label"):
+        SemiSupervisedConfig(autoencoder=told).build(SPEC)
 
 
 def test_weights_begin_a_training_with_and_without_it(tmp_path):

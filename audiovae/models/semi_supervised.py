@@ -163,6 +163,9 @@ class SemiSupervisedConfig(Config):
         if not (self.autoencoder.condition_dim and self.autoencoder.condition_encoder):
             raise ConfigError("model 'semi_supervised' tells encoder and decoder the label: set condition_dim and "
                               "condition_encoder of model.autoencoder.")
+        if self.autoencoder.label_adversary:
+            raise ConfigError("model 'semi_supervised' tells the autoencoder every label of an example in turn, so "
+                              "that none is its own: leave model.autoencoder.label_adversary out.")
         never_hidden = replace(self.autoencoder, label_dropout=0.0)  # the label is a latent: it is always told
         return SemiSupervised(never_hidden.build(data),
                               vector_encoder(self.classifier, data, len(data.labels), condition_dim=0),
