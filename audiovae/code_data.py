@@ -259,8 +259,9 @@ def stacked(batches: list[Batch]) -> Batch:
             values = [torch.nn.functional.pad(value, (0, longest - value.shape[1])) for value in values]
         return torch.cat(values)
 
-    told = {name: joined(name) for name in ("label", "tags", "timing", "text", "upper")}
-    return Batch(torch.cat([b.x for b in batches]), Condition(**told), tuple(n for b in batches for n in b.names))
+    told = Condition(label=joined("label"), tags=joined("tags"), timing=joined("timing"), text=joined("text"),
+                     upper=joined("upper"))
+    return Batch(torch.cat([b.x for b in batches]), told, tuple(n for b in batches for n in b.names))
 
 
 def _picked(part: Batch, pick: Tensor) -> Batch:

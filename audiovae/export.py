@@ -207,7 +207,7 @@ def compare(codec: Codec, encode: Graph, decode: Graph, lengths: tuple[int, ...]
         wave = (loudness * tones + 0.01 * torch.randn(t.shape, generator=generator))[None, None]
         codes = codec.model.encode(wave, stages=codec.stages)
         same += float((encode(wave) == codes).all(dim=1).sum())
-        sound = codec.model.decode(codes, Condition(*speaker))
+        sound = codec.model.decode(codes, Condition(speaker[0] if speaker else None))
         difference = max(difference, float((decode(codes, *speaker) - sound).abs().max()))
     return Parity(sum(lengths), same / sum(lengths), difference)
 

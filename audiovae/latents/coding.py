@@ -187,6 +187,7 @@ def _batched(call: Callable[[Tensor, Condition | None], Tensor], model: Model, x
     done = []
     for start in range(0, len(x), batch):
         part = slice(start, start + batch)
-        its = told and Condition(*(value if value is None else value[part] for value in (told.label, told.embedding)))
+        its = told and Condition(told.label if told.label is None else told.label[part],
+                                 told.embedding if told.embedding is None else told.embedding[part])
         done.append(call(x[part].to(device), its and its.to(device)).cpu())
     return torch.cat(done)
