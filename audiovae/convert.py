@@ -26,7 +26,8 @@ from audiovae.codec import BLOCK, Codec
 from audiovae.differential import DifferentialFilter
 from audiovae.equalisation import equalised, long_term_spectrum
 from audiovae.errors import ConfigError, LabelError, VoiceError
-from audiovae.models import Model
+from audiovae.models import Autoencoder, Model
+from audiovae.retrieval import check_share, retrieved
 from audiovae.shapes import Condition
 from audiovae.source_filter import SourceFilterDecoder
 from audiovae.transcode import Recording
@@ -39,6 +40,7 @@ Mode = Literal["codes", "clear"]
 Sayer = Callable[[Tensor, int, int], Tensor]  # latents (1, D, L), first and last of their frames, to samples (T,)
 SAMPLE = 1000  # latent steps, 20 s, by which it is told how a decoder speaks
 PASSES = 1
+RETRIEVAL = 0.5
 WIDER = 1.5  # the most that the target's range of pitch may be wider, or narrower, than the source's
 
 
@@ -84,90 +86,95 @@ class Converter:
         return hear(self.model, (resample(mono(wave), rate, self.sample_rate) for wave in recordings))
 
     def convert(self, waveform: Tensor | np.ndarray, sample_rate: int, voice: Voice, melody: Melody = "target",
-                mode: Mode = "codes", passes: int = PASSES) -> Tensor:
+                mode: Mode = "codes", passes: int = PASSES, retrieval: float = RETRIEVAL) -> Tensor:
         """A waveform (T,) or (C, T) said in ``voice``: (T',) at the model's rate.
 
         ``mode`` "codes" speaks anew what the codes say, nearest to the target's voice; "clear" filters the recording.
         ``melody`` "target" moves the pitch to the target's mean and range, "source" keeps it, a number moves it by so
         many semitones. In mode "codes" it is heard and said ``passes`` times in all: each leaves less of the source's
-        voice, and of its words (what SelfVC trains on, Neekhara 2023, used once more).
+        voice, and of its words (what SelfVC trains on, Neekhara 2023, used once more). Latents are drawn by the share
+        ``retrieval`` towards those nearest among the target's own (:func:`audiovae.retrieval.retrieved`), to the same
+        end.
 
         Raises AudioError on what :meth:`Codec.encode` refuses, VoiceError on another model's voice and, in mode
         "clear", on a recording whose own voice cannot be told because hardly anybody speaks in it; ConfigError on
-        passes that :func:`check_passes` refuses.
+        passes that :func:`check_passes` refuses, or a share that is not from 0 to 1.
         """
         wave = resample(mono(waveform), sample_rate, self.sample_rate)
         pieces = wave.split(1 << 16)
-        return torch.cat(list(self.stream(pieces, pieces, lambda: len(wave), voice, melody, mode, passes)))
+        return torch.cat(list(self.stream(pieces, pieces, lambda: len(wave), voice, melody, mode, passes, retrieval)))
 
     def stream(self, first: Iterable[Tensor], again: Iterable[Tensor], num_samples: Callable[[], int], voice: Voice,
-               melody: Melody = "target", mode: Mode = "codes", passes: int = PASSES) -> Iterator[Tensor]:
+               melody: Melody = "target", mode: Mode = "codes", passes: int = PASSES, retrieval: float = RETRIEVAL
+               ) -> Iterator[Tensor]:
         """A recording in pieces (n,) to pieces of what ``voice`` makes of it.
 
         It is read as ``first``, and in mode "clear" as ``again``.
         """
         check_passes(passes, mode)
+        check_share(retrieval)
         if voice.model != self.codec.fingerprint:
             raise VoiceError(f"the voice is of another model ({voice.model}): this one is {self.codec.fingerprint}.")
         opening = Opening(first, round(MOST * self.sample_rate) if mode == "clear" else 0)
-        found, codes = self._heard(opening)
+        found, heard = self._heard(opening, voice, retrieval if mode == "codes" else 0.0)
         per = self.codec.hop // self.frame
         sung = moved(found, voice, melody)
         halo = decoder_halo(self.codec.fields[1])
         if mode == "clear":
-            heard = opening.heard()
-            check_speech("the recording", float(found.voiced[:len(heard) // self.frame].sum()) * self.frame
-                         / self.sample_rate, len(heard) / self.sample_rate, "convert it in mode codes, or give 5 s of "
+            own = opening.heard()
+            check_speech("the recording", float(found.voiced[:len(own) // self.frame].sum()) * self.frame
+                         / self.sample_rate, len(own) / self.sample_rate, "convert it in mode codes, or give 5 s of "
                          "speech or more")
-            say = self._filtered(heard, again, voice, found, sung, codes)
+            say = self._filtered(own, again, voice, found, sung, heard)
             halo = (halo[0] + -(-say.halo // per), halo[1] + -(-say.halo // per))
         else:
-            say = self._spoken(voice, sung, codes)
+            say = self._spoken(voice, sung, heard)
             for _ in range(passes - 1):
-                found, codes = self._heard(self._said(say, codes, halo))
-                say = self._spoken(voice, moved(found, voice, "target" if melody == "target" else "source"), codes)
+                found, heard = self._heard(self._said(say, heard, halo), voice, retrieval)
+                say = self._spoken(voice, moved(found, voice, "target" if melody == "target" else "source"), heard)
         rest = num_samples()
-        for piece in self._said(say, codes, halo):
+        for piece in self._said(say, heard, halo):
             yield piece[:rest]
             rest -= len(piece)
 
-    def _heard(self, pieces: Iterable[Tensor]) -> tuple[Prosody, Tensor]:
-        """The prosody of samples in pieces (n,), and all their codes, (Q, L)."""
+    def _heard(self, pieces: Iterable[Tensor], voice: Voice, retrieval: float) -> tuple[Prosody, "Latents"]:
+        """The prosody of samples in pieces (n,), and their latents, drawn towards the voice's."""
         passing = ProsodyInPassing(pieces, self.sample_rate, self.frame)
         codes = torch.from_numpy(np.concatenate(list(self.codec.encode_stream(passing)), axis=1))
-        return passing.found().padded(codes.shape[1] * self.codec.hop // self.frame), codes
+        return (passing.found().padded(codes.shape[1] * self.codec.hop // self.frame),
+                Latents(self.model, codes, voice, retrieval))
 
-    def _said(self, say: Sayer, codes: Tensor, halo: tuple[int, int]) -> Iterator[Tensor]:
-        """What ``say`` makes of codes (Q, L), in pieces (n,) of whole latent steps."""
-        hop, per, total = self.codec.hop, self.codec.hop // self.frame, codes.shape[1]
+    def _said(self, say: Sayer, heard: "Latents", halo: tuple[int, int]) -> Iterator[Tensor]:
+        """What ``say`` makes of latents, in pieces (n,) of whole latent steps."""
+        hop, per, total = self.codec.hop, self.codec.hop // self.frame, len(heard)
         for start, stop, low, high in windows(0, total, total, halo, BLOCK):
             with torch.no_grad():
-                wave = say(self.model.bottleneck.decode(codes[None, :, low:high]), low * per, high * per)
+                wave = say(heard(low, high), low * per, high * per)
             yield wave[(start - low) * hop:(stop - low) * hop]
 
-    def _spoken(self, voice: Voice, sung: Prosody, codes: Tensor) -> Sayer:
+    def _spoken(self, voice: Voice, sung: Prosody, heard: "Latents") -> Sayer:
         """What speaks by the decoder alone."""
-        return self._sayer(self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, codes),
+        return self._sayer(self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, heard),
                            voice.vector, sung)
 
-    def _filtered(self, heard: Tensor, recording: Iterable[Tensor], voice: Voice, found: Prosody, sung: Prosody,
-                  codes: Tensor) -> DifferentialFilter:
-        """The same, by a filter on the recording, whose own voice is ``heard`` (T,) in its beginning."""
+    def _filtered(self, opening: Tensor, recording: Iterable[Tensor], voice: Voice, found: Prosody, sung: Prosody,
+                  heard: "Latents") -> DifferentialFilter:
+        """The same, by a filter on the recording, whose own voice is that of its ``opening`` (T,)."""
         decoder = self.model.decoder
         assert isinstance(decoder, SourceFilterDecoder)
         with torch.no_grad():
-            own = check_voice_model(self.model).vector(heard[None, None])[0]
-            spectrum, _ = long_term_spectrum(heard, decoder.stft)
+            own = check_voice_model(self.model).vector(opening[None, None])[0]
+            spectrum, _ = long_term_spectrum(opening, decoder.stft)
         wave = Scroll(repitched(recording, found, sung.pitch, self.sample_rate, self.frame), behind=0)
-        decoders = (self._equalised(own, spectrum, decoder, found, codes),
-                    self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, codes))
+        decoders = (self._equalised(own, spectrum, decoder, found, heard),
+                    self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, heard))
         return DifferentialFilter(decoders, (own, voice.vector), (found, sung), wave, self.sample_rate)
 
-    def _equalised(self, vector: Tensor, spectrum: Tensor, decoder: SourceFilterDecoder, melody: Prosody, codes: Tensor
-                   ) -> SourceFilterDecoder:
-        """The decoder brought to the voice's long-term spectrum, by how it says the first of the codes (Q, L)."""
+    def _equalised(self, vector: Tensor, spectrum: Tensor, decoder: SourceFilterDecoder, melody: Prosody,
+                   heard: "Latents") -> SourceFilterDecoder:
+        """The decoder brought to the voice's long-term spectrum, by how it says the first of the latents."""
         with torch.no_grad():
-            sample = self.model.bottleneck.decode(codes[None, :, :SAMPLE])
+            sample = heard(0, min(SAMPLE, len(heard)))
             frames = sample.shape[-1] * self.codec.hop // self.frame
             said = self._sayer(decoder, vector, melody)(sample, 0, frames)
             return equalised(decoder, said, spectrum, self.sample_rate)
@@ -183,7 +190,7 @@ class Converter:
 
     def convert_file(self, source: Path, target: Path, voice: Voice, name: str, melody: Melody = "target",
                      channel: int | None = None, sample_rate: int | None = None, mode: Mode = "codes",
-                     passes: int = PASSES) -> str:
+                     passes: int = PASSES, retrieval: float = RETRIEVAL) -> str:
         """Convert a recording of any length; a sentence on what was written.
 
         ``sample_rate`` is what to write, in Hz, None for the model's own. The file's comment says that the voice was
@@ -191,11 +198,27 @@ class Converter:
         """
         recording = Recording(source, self.codec, channel)
         rate = sample_rate or self.sample_rate
-        pieces = self.stream(recording, recording, lambda: recording.samples, voice, melody, mode, passes)
+        pieces = self.stream(recording, recording, lambda: recording.samples, voice, melody, mode, passes,
+                             retrieval)
         with AudioWriter(target, rate, comment=TAG) as writer:
             for piece in resampled(pieces, self.sample_rate, rate):
                 writer.write(piece)
         return f"{target}: {recording.samples / self.sample_rate:.2f} s in the voice of {name}."
+
+
+class Latents:
+    """What codes (Q, L) of a recording stand for, a stretch at a time, drawn by a share towards a voice's own."""
+
+    def __init__(self, model: Autoencoder, codes: Tensor, voice: Voice, share: float):
+        self.model, self.codes, self.share = model, codes, share
+        self.bank = model.bottleneck.decode(voice.codes[None, :len(codes)])[0]  # as many codebooks as the recording's
+
+    def __len__(self) -> int:
+        return self.codes.shape[1]
+
+    def __call__(self, low: int, high: int) -> Tensor:
+        """Those of steps ``low`` to ``high``, (1, D, high - low)."""
+        return retrieved(self.model.bottleneck.decode(self.codes[None, :, low:high]), self.bank, self.share)
 
 
 class Opening:

@@ -19,7 +19,6 @@ from audiovae.audio.excitation import NOISE, Excitation
 from audiovae.audio.pitch import prosody
 from audiovae.codec import Codec
 from audiovae.criteria import LogMelL1, MelResolution
-from audiovae.errors import VoiceError
 from audiovae.models import Autoencoder
 from audiovae.shapes import Condition
 from audiovae.voices import Voice, hear
@@ -46,8 +45,6 @@ def enroll(model: Autoencoder, recordings: Iterable[Tensor], steps: int = STEPS,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pieces = [_heard(codec, listener, voice.vector, wave, size) for wave in waves if len(wave) >= hop]
-    if not pieces:
-        raise VoiceError("the recordings of the target are all shorter than one latent step: give longer ones.")
     decoder = copy.deepcopy(model.decoder).train().requires_grad_(True)
     vector = voice.vector.clone().requires_grad_(True)
     criterion = LogMelL1(rate, RESOLUTIONS)

@@ -15,6 +15,7 @@ from torch import Tensor
 from audiovae.audio.io import stream_audio
 from audiovae.audio.pitch import prosody
 from audiovae.checkpoint import fingerprint, write_tensors
+from audiovae.codec import Codec
 from audiovae.equalisation import long_term_spectrum
 from audiovae.errors import CheckpointError, VoiceError
 from audiovae.files import atomic_file
@@ -25,7 +26,7 @@ from audiovae.source_filter import SourceFilterDecoder
 SUFFIX = ".voice"
 LEAST = 0.5  # s of voiced speech that a voice is heard from
 MOST = 120.0  # s of reference that are read: a vector says no more after that
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Voice:
     pitch, spread : mean and standard deviation of ln Hz over voiced frames.
     seconds : of recordings it was heard in.
     model : the fingerprint of the model, which alone can use it.
+    codes : (Q, N), those of the recordings, from which :mod:`audiovae.retrieval` draws.
     weights : of the decoder, where the voice was enrolled: by name, what is added to the model's own.
     """
 
@@ -46,6 +48,7 @@ class Voice:
     spread: float
     seconds: float
     model: str
+    codes: Tensor
     weights: dict[str, Tensor] | None = None
 
     @property
@@ -55,7 +58,7 @@ class Voice:
 
     def save(self, path: Path) -> None:
         """Write it to one file, safetensors with half precision for the weights, whole or not at all."""
-        tensors = {"vector": self.vector, "spectrum": self.spectrum}
+        tensors = {"vector": self.vector, "spectrum": self.spectrum, "codes": self.codes.to(torch.int32)}
         tensors |= {f"weights/{name}": value.half() for name, value in (self.weights or {}).items()}
         told = {"format": FORMAT, "pitch": self.pitch, "spread": self.spread, "seconds": self.seconds,
                 "model": self.model}
@@ -68,11 +71,14 @@ class Voice:
         try:
             with safe_open(path, "pt") as file:
                 told = json.loads((file.metadata() or {})["voice"])
-                tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-            if told.pop("format") > FORMAT:
-                raise VoiceError(f"{path} was written by a newer audiovae: upgrade audiovae.")
-            weights = {n.removeprefix("weights/"): v for n, v in tensors.items() if n.startswith("weights/")}
-            return cls(tensors["vector"], tensors["spectrum"], weights=weights or None, **told)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if (written := told.pop("format")) != FORMAT:
+                remedy = "upgrade audiovae" if written > FORMAT else "enroll it again"
+                raise VoiceError(f"{path} was written by {'a newer' if written > FORMAT else 'an older'} audiovae: "
+                                 f"{remedy}.")
+            weights = {n.removeprefix("weights/"): v.float() for n, v in tensors.items() if n.startswith("weights/")}
+            return cls(tensors["vector"], tensors["spectrum"], codes=tensors["codes"].long(), weights=weights or None,
+                       **told)
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise VoiceError(f"{path} is not a whole voice file ({type(error).__name__}): make one with "
                              "`audiovae enroll`.") from None
@@ -98,7 +104,13 @@ def hear(model: Autoencoder, recordings: Iterable[Tensor]) -> Voice:
     with torch.no_grad():
         vector = reference.vector(joined[None, None])[0]
         spectrum, _ = long_term_spectrum(joined, model.decoder.stft)  # type: ignore[union-attr]
-    return Voice(vector, spectrum, pitch, spread, seconds, fingerprint(model))
+    codec = Codec(model)
+    whole = [wave for wave in waves if len(wave) >= codec.hop]
+    if not whole:
+        raise VoiceError("the recordings of the target are all shorter than one latent step: give longer ones.")
+    each = codec.encode_batch(whole, rate)  # apart: where two were joined there would be no speech
+    codes = torch.cat([torch.from_numpy(its.levels[0]) for its in each], dim=1).long()
+    return Voice(vector, spectrum, pitch, spread, seconds, codec.fingerprint, codes)
 
 
 def check_speech(owner: str, voiced: float, seconds: float, remedy: str) -> None:

@@ -14,7 +14,7 @@ LAYERS = [
     ("priors",),
     ("models",),
     ("blocks", "batches", "checkpoint", "codes", "rates", "codec", "level_codec", "picture_codec", "streams",
-     "transcode", "convert", "differential", "voices", "enrolment", "equalisation",
+     "transcode", "convert", "differential", "voices", "enrolment", "equalisation", "retrieval",
      "export", "latents", "lm", "shards", "engines", "corpus_encoding", "picture_encoding", "generate"),
     ("metrics", "data", "code_data", "voice_data", "spectrogram_data", "alarms", "optim", "preview", "run", "train",
      "prior_training", "report", "gallery", "evaluate", "evaluate_images", "evaluate_priors",

@@ -1,5 +1,7 @@
 """Voices heard in recordings: the decoder's reach, chunks and wholes, what a reference changes, enrolment, files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import soundfile
@@ -27,6 +29,7 @@ from audiovae.equalisation import equalised, long_term_spectrum
 from audiovae.errors import CheckpointError, ConfigError, ShapeError, VoiceError
 from audiovae.models import AutoencoderConfig
 from audiovae.models.example import voice_config, voice_model
+from audiovae.retrieval import retrieved
 from audiovae.shapes import Condition, DataSpec
 from audiovae.source_filter import SourceFilterDecoder
 from audiovae.train import Experiment, TrainConfig, train
@@ -138,6 +141,42 @@ def test_what_was_said_is_coded_and_said_again(converter, monkeypatch):
     assert not torch.allclose(once, twice, atol=1e-3) and not torch.allclose(twice, thrice, atol=1e-3)
 
 
+def test_latents_go_a_part_of_the_way_to_their_neighbours():
+    latents, bank = torch.randn(1, 4, 700), torch.randn(4, 90)
+    moved = retrieved(latents, bank, share=0.3, neighbours=3)
+    for step in (0, 311, 699):  # by brute force
+        x = latents[0, :, step]
+        distance = (bank - x[:, None]).norm(dim=0)
+        near = sorted(range(90), key=lambda n: float(distance[n]))[:3]
+        weight = torch.tensor([float(distance[n]) ** -2 for n in near])
+        mean = (bank[:, near] * weight).sum(1) / weight.sum()
+        torch.testing.assert_close(moved[0, :, step], 0.7 * x + 0.3 * mean, atol=1e-4, rtol=1e-4)
+    assert torch.equal(retrieved(latents, bank, share=0.0), latents)
+    torch.testing.assert_close(retrieved(bank[None], bank, share=1.0), bank[None], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(retrieved(latents[..., 100:200], bank, 0.3, 3), moved[..., 100:200])
+    torch.testing.assert_close(retrieved(latents, bank[:, :1], share=1.0), bank[None, :, :1].expand(1, 4, 700))
+    with pytest.raises(ConfigError, match="from 0"):
+        retrieved(latents, bank, share=1.5)
+    for wrong in (bank[:3], bank[:, :0]):
+        with pytest.raises(ShapeError, match="bank"):
+            retrieved(latents, wrong, share=0.5)
+
+
+def test_retrieval_draws_on_the_recordings_of_the_voice(converter):
+    source, one, other = speech(100, 160), speech(180, 240, seed=2), speech(180, 240, 5.0, seed=3)
+    voice = converter.hear([one, other])
+    codes = [torch.from_numpy(converter.codec.encode(wave, RATE).levels[0]) for wave in (one, other)]
+    assert torch.equal(voice.codes, torch.cat(codes, dim=1))
+    none, half, whole = (converter.convert(source, RATE, voice, retrieval=share) for share in (0.0, 0.5, 1.0))
+    assert not torch.allclose(none, half, atol=1e-3) and not torch.allclose(half, whole, atol=1e-3)
+    mute = replace(voice, codes=converter.hear([source]).codes)  # all that is said lies there: nothing moves
+    torch.testing.assert_close(converter.convert(source, RATE, mute, retrieval=1.0), none, atol=1e-4, rtol=0)
+    clear = [converter.convert(source, RATE, voice, mode="clear", retrieval=share) for share in (0.0, 1.0)]
+    assert torch.equal(*clear)
+    with pytest.raises(ConfigError, match="retrieval"):
+        converter.convert(source, RATE, voice, retrieval=-0.1)
+
+
 def test_a_voice_is_heard_and_changes_the_result(converter):
     source = speech(100, 160)
     low, high = converter.hear([speech(80, 110)]), converter.hear([speech(200, 300, seed=1)])
@@ -204,7 +243,7 @@ def test_melodies():
     source = Prosody(frames, np.array([True, True, True, False]), np.zeros(4, np.float32))
     assert moved(source, None, "source") is source
     np.testing.assert_allclose(moved(source, None, -12.0).pitch, frames / 2, rtol=1e-5)
-    target = Voice(torch.zeros(1), torch.zeros(1), np.log(200), source.statistics()[1], 5.0, "")
+    target = Voice(torch.zeros(1), torch.zeros(1), np.log(200), source.statistics()[1], 5.0, "", torch.zeros(1, 1))
     sung_so = moved(source, target, "target")
     logs = np.log(sung_so.pitch[:3])
     assert abs(logs.mean() - np.log(200)) < 1e-3 and abs(logs.std() - target.spread) < 1e-3

@@ -12,8 +12,9 @@ from audiovae.checkpoint import load_model
 from audiovae.codec import Codec
 from audiovae.commands.arguments import AUDIO, over_files, parse
 from audiovae.commands.targets import target_voice
-from audiovae.convert import DEFAULT, PASSES, Converter, Mode, check_passes, check_target, convert_file
+from audiovae.convert import DEFAULT, PASSES, RETRIEVAL, Converter, Mode, check_passes, check_target, convert_file
 from audiovae.errors import ConfigError
+from audiovae.retrieval import check_share
 from audiovae.voices import is_voice_model
 
 OneFile = Callable[[Path, Path], str]
@@ -45,6 +46,9 @@ class Arguments:
     and less like the target."""
     passes: int = PASSES
     """In mode `codes`, how many times it is said: each time leaves less of the source's voice, and of its words."""
+    retrieval: float = RETRIEVAL
+    """In mode `codes`, how far what was said is drawn, from 0 to 1, towards what lies nearest in the target's own
+    recordings: further leaves less of the source's voice, and of its words."""
     corpus: Path | None = None
     """Prepared corpus with the speakers that --to names (default: the one the model was trained on)."""
     kbps: float | None = None
@@ -63,15 +67,16 @@ def main(argv: list[str]) -> int:
     if not targets:
         raise ConfigError("--to names no voice: give a recording of it, a folder, or a speaker of the corpus.")
     check_passes(arguments.passes, arguments.mode)
+    check_share(arguments.retrieval)
     model = load_model(arguments.model)
     if is_voice_model(model):
         converter = Converter(model, arguments.kbps)
         each = {Path(name).stem: _by_ear(converter, name, arguments) for name in targets}
     else:
-        if (arguments.pitch, arguments.mode, arguments.passes, arguments.corpus, arguments.rate) != (
-                "target", "codes", PASSES, None, None):
-            raise ConfigError("--pitch, --mode, --passes, --corpus and --rate want a model with a reference encoder; "
-                              "this one is told its speakers by name: leave them out.")
+        if (arguments.pitch, arguments.mode, arguments.passes, arguments.retrieval, arguments.corpus, arguments.rate
+                ) != ("target", "codes", PASSES, RETRIEVAL, None, None):
+            raise ConfigError("--pitch, --mode, --passes, --retrieval, --corpus and --rate want a model with a "
+                              "reference encoder; this one is told its speakers by name: leave them out.")
         codec = Codec(model, arguments.kbps)
         for target in targets:
             check_target(codec, target)
@@ -98,7 +103,7 @@ def _by_ear(converter: Converter, name: str, arguments: Arguments) -> OneFile:
     print(f"{name}: {how} {voice.seconds:.1f} s, {voice.hertz:.0f} Hz on average.")
     return lambda source, output: converter.convert_file(
         source, output, voice, name, melody(arguments.pitch), arguments.channel, arguments.rate, arguments.mode,
-        arguments.passes)
+        arguments.passes, arguments.retrieval)
 
 
 def melody(pitch: str) -> Literal["target", "source"] | float:

@@ -37,7 +37,7 @@ class ResidualBlock(nn.Module):
         h = self.inner(F.relu(x))
         if self.film is not None and vector is not None:
             h = self.film(h.movedim(1, -1), vector).movedim(-1, 1)
-        return x + self.outer(F.relu(h))
+        return self.outer(F.relu_(h)).add_(x)  # a convolution's backward pass does not ask for what it gave
 
 
 class ResidualStack(nn.Module):

@@ -25,7 +25,7 @@ from trials import RATE, Trial, ended, first, read_trials
 
 from audiovae.audio.io import read_audio, write_audio
 from audiovae.commands.arguments import Failures, report_failures
-from audiovae.convert import PASSES, Converter
+from audiovae.convert import PASSES, RETRIEVAL, Converter
 from audiovae.enrolment import enroll
 from audiovae.errors import AudioError, ConfigError, ShapeError, VoiceError
 from audiovae.metrics import pitch_contour, pitch_moved, pitch_statistics
@@ -114,15 +114,16 @@ class ByModel:
     the target's, heard in the references; in the target's, enrolled on the references; both of these as filters on the
     source."""
 
-    def __init__(self, model: str, passes: int, kbps: float | None):
-        self.converter, self.passes = Converter.from_pretrained(model, kbps), passes
+    def __init__(self, model: str, passes: int, retrieval: float, kbps: float | None):
+        self.converter, self.passes, self.retrieval = Converter.from_pretrained(model, kbps), passes, retrieval
         self.enrolled: dict[tuple[str, ...], Voice] = {}
 
     def __call__(self, trial: Trial, mode: str) -> Wave:
         source = self.heard(trial.source)
         melody = "source" if mode == "own" else "target"
         return self.converter.convert(source, self.converter.sample_rate, self.voice(trial, mode), melody,
-                                      "clear" if mode.startswith("clear") else "codes", self.passes).numpy()
+                                      "clear" if mode.startswith("clear") else "codes", self.passes,
+                                      self.retrieval).numpy()
 
     def voice(self, trial: Trial, mode: str) -> Voice:
         if mode == "own":
@@ -160,6 +161,8 @@ class Arguments:
     """A trained model, by name or folder; its systems are called NAME-own, NAME-zero-shot and NAME-enrolled."""
     passes: int = PASSES
     """In mode codes, how many times it is said; where not as usual, the systems' names say so."""
+    retrieval: float = RETRIEVAL
+    """In mode codes, how far latents are drawn to the target's own; where not as usual, the systems' names say so."""
     kbps: float | None = None
     """Most kbit/s of the model's codes to use; the systems' names say so (default: all)."""
     trials: int | None = None
@@ -169,13 +172,14 @@ class Arguments:
 def chosen(arguments: Arguments) -> dict[str, Callable[[Trial], Wave]]:
     """Systems by the name of their folder. ConfigError on one that is not known."""
     model = arguments.model
-    speaker = ByModel(model, arguments.passes, arguments.kbps) if model is not None else None
+    speaker = ByModel(model, arguments.passes, arguments.retrieval, arguments.kbps) if model is not None else None
     modes = [mode for mode in MODES if arguments.passes == 1 or not mode.startswith("clear")]  # these filter once
     known = {mode: partial(speaker, mode=mode) for mode in modes} if speaker is not None else BASELINES
     if unknown := set(arguments.systems) - set(known):
         raise ConfigError(f"no system {', '.join(sorted(unknown))}: wanted some of {', '.join(known)}.")
     prefix = f"{Path(model).name}-" if model else ""
     suffix = f"-{arguments.passes}" if model and arguments.passes != PASSES else ""
+    suffix += f"-retrieval{arguments.retrieval:g}" if model and arguments.retrieval != RETRIEVAL else ""
     suffix += f"-{arguments.kbps:g}kbps" if model and arguments.kbps else ""
     return {prefix + name + suffix: system for name, system in known.items() if name in (arguments.systems or known)}
 

@@ -1,0 +1,47 @@
+"""Latents drawn towards a voice's own, so that less is left in them of who spoke first.
+
+What recordings of the target hold nearest to a latent says nearly the same, in the target's voice: where kNN-VC (Baas
+2023, section 3) takes the mean of these neighbours for it, it goes a part of the way there.
+"""
+
+import torch
+from torch import Tensor
+
+from audiovae.errors import ConfigError, ShapeError
+
+NEIGHBOURS = 4
+ROWS = 512  # latents compared at a time: all distances at once would be too many
+LEAST = 1e-3  # of a distance: a neighbour that is the latent itself outweighs the others, and divides by no zero
+
+
+def retrieved(latents: Tensor, bank: Tensor, share: float, neighbours: int = NEIGHBOURS) -> Tensor:
+    """Latents (1, D, L), each moved by ``share`` of the way to the mean of those nearest to it in ``bank`` (D, N).
+
+    Neighbours count by the inverse square of their distance. Each latent is moved by itself, so that blocks = whole.
+
+    Raises ConfigError on a share that :func:`check_share` refuses, ShapeError on an empty bank or another D.
+
+    >>> bank = torch.tensor([[0.0, 10.0], [0.0, 0.0]])
+    >>> retrieved(torch.tensor([[[2.0], [0.0]]]), bank, share=0.5, neighbours=1)
+    tensor([[[1.],
+             [0.]]])
+    """
+    check_share(share)
+    if len(latents) != 1 or latents.shape[1] != bank.shape[0] or not bank.shape[1]:
+        raise ShapeError(f"retrieval wants latents (1, D, L) and a bank (D, N) of one or more, got "
+                         f"{tuple(latents.shape)} and {tuple(bank.shape)}.")
+    if share == 0:
+        return latents
+    known, moved = bank.t().contiguous(), []
+    for rows in latents[0].t().split(ROWS):
+        distance, which = torch.cdist(rows, known).topk(min(neighbours, len(known)), largest=False)
+        weight = distance.clamp(min=LEAST) ** -2
+        near = ((weight / weight.sum(1, keepdim=True))[..., None] * known[which]).sum(1)
+        moved.append(torch.lerp(rows, near, share))
+    return torch.cat(moved).t()[None]
+
+
+def check_share(share: float) -> None:
+    """ConfigError unless it is from 0 to 1."""
+    if not 0 <= share <= 1:
+        raise ConfigError(f"retrieval wants a share from 0 (none) to 1 (all the way), got {share}.")
