@@ -38,7 +38,7 @@ TAG = "converted voice, made with audiovae: not a recording of the person it sou
 Melody = Literal["target", "source"] | float
 Mode = Literal["codes", "clear"]
 Sayer = Callable[[Tensor, int, int], Tensor]  # latents (1, D, L), first and last of their frames, to samples (T,)
-SAMPLE = 1000  # latent steps, 20 s, by which it is told how a decoder speaks
+SAMPLE = 1000  # latent steps, 20 s, by which it is told how a decoder speaks, and how loud
 PASSES = 1
 RETRIEVAL = 0.5
 WIDER = 1.5  # the most that the target's range of pitch may be wider, or narrower, than the source's
@@ -153,9 +153,15 @@ class Converter:
             yield wave[(start - low) * hop:(stop - low) * hop]
 
     def _spoken(self, voice: Voice, sung: Prosody, heard: "Latents") -> Sayer:
-        """What speaks by the decoder alone."""
-        return self._sayer(self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, heard),
-                           voice.vector, sung)
+        """What speaks by the decoder alone, on the whole as loud as the source."""
+        decoder = self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, heard)
+        say = self._sayer(decoder, voice.vector, sung)
+        start, stop, first, last = self._sample(sung, heard)
+        with torch.no_grad():
+            power = say(heard(start, stop), first, last).square().mean()
+        wanted = float(np.mean(10 ** (sung.level[first:last].astype(np.float64) / 10)))
+        gain = (wanted / max(float(power), 1e-12)) ** 0.5
+        return lambda z, first, last: gain * say(z, first, last)
 
     def _filtered(self, opening: Tensor, recording: Iterable[Tensor], voice: Voice, found: Prosody, sung: Prosody,
                   heard: "Latents") -> DifferentialFilter:
@@ -172,12 +178,18 @@ class Converter:
 
     def _equalised(self, vector: Tensor, spectrum: Tensor, decoder: SourceFilterDecoder, melody: Prosody,
                    heard: "Latents") -> SourceFilterDecoder:
-        """The decoder brought to the voice's long-term spectrum, by how it says the first of the latents."""
+        """The decoder brought to the voice's long-term spectrum, by how it says a sample of the latents."""
+        start, stop, first, last = self._sample(melody, heard)
         with torch.no_grad():
-            sample = heard(0, min(SAMPLE, len(heard)))
-            frames = sample.shape[-1] * self.codec.hop // self.frame
-            said = self._sayer(decoder, vector, melody)(sample, 0, frames)
+            said = self._sayer(decoder, vector, melody)(heard(start, stop), first, last)
             return equalised(decoder, said, spectrum, self.sample_rate)
+
+    def _sample(self, melody: Prosody, heard: "Latents") -> tuple[int, int, int, int]:
+        """The stretch of at most SAMPLE latent steps with the most voiced frames, and the frames that it is."""
+        per, size = self.codec.hop // self.frame, min(SAMPLE, len(heard))
+        starts = range(0, len(heard) - size + 1, max(1, SAMPLE // 2))
+        start = max(starts, key=lambda start: int(melody.voiced[start * per:(start + size) * per].sum()))
+        return start, start + size, start * per, (start + size) * per
 
     def _sayer(self, decoder: SourceFilterDecoder, vector: Tensor, melody: Prosody) -> Sayer:
         rows, excitation = melody.tensor()[None], Excitation(melody.pitch, self.sample_rate, self.frame)
@@ -201,9 +213,13 @@ class Converter:
         pieces = self.stream(recording, recording, lambda: recording.samples, voice, melody, mode, passes,
                              retrieval)
         with AudioWriter(target, rate, comment=TAG) as writer:
-            for piece in resampled(pieces, self.sample_rate, rate):
-                writer.write(piece)
-        return f"{target}: {recording.samples / self.sample_rate:.2f} s in the voice of {name}."
+            try:
+                for piece in resampled(pieces, self.sample_rate, rate):
+                    writer.write(piece)
+            except VoiceError as error:
+                raise VoiceError(f"{source}: {error}") from None
+        clipped = f" {writer.clipped} samples were beyond full scale." if writer.clipped else ""
+        return f"{target}: {recording.samples / self.sample_rate:.2f} s in the voice of {name}.{clipped}"
 
 
 class Latents:

@@ -74,7 +74,8 @@ def enroll(model: Autoencoder, recordings: Iterable[Tensor], steps: int = STEPS,
         optimizer.step()
     own = dict(model.decoder.named_parameters())
     weights = {name: (value - own[name]).detach() for name, value in decoder.named_parameters()}
-    return replace(voice, vector=vector.detach(), weights=weights)
+    seconds = sum(map(len, waves)) / rate  # it practised on all, of which a voice is heard in the beginning
+    return replace(voice, vector=vector.detach(), seconds=seconds, weights=weights)
 
 
 @torch.no_grad()

@@ -179,7 +179,7 @@ def _sync(path: Path) -> None:
 
 
 def below(folder: str | Path) -> Iterator[Path]:
-    """All files below a folder, linked folders entered too, each real folder once, so that no loop of links is endless.
+    """All files below a folder but hidden ones, linked folders entered too, each real folder once: no loop is endless.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -191,7 +191,7 @@ def below(folder: str | Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder, followlinks=True):
         seen.add(os.path.realpath(root))
         folders[:] = sorted(name for name in folders if os.path.realpath(os.path.join(root, name)) not in seen)
-        yield from (Path(root, name) for name in files)
+        yield from (Path(root, name) for name in files if not name.startswith("."))  # half-written ones are hidden too
 
 
 def _expand(name: str | Path, suffixes: tuple[str, ...]) -> list[Input]:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from math import ceil
 from pathlib import Path
 
@@ -101,6 +102,7 @@ class Request:
     drawings : by level.
     overlap : of a window with the next, as a share of it.
     weights : the numbers that priors compute with; others draw other songs.
+    given : a digest of the codes that are not to be drawn, where there are some.
     """
 
     samples: int
@@ -113,6 +115,7 @@ class Request:
     drawings: dict[int, Drawing] = field(default_factory=dict)
     overlap: float = 0.5
     weights: Weights = "float32"
+    given: str = ""
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.count < 1 or self.batch < 1 or not 0 < self.overlap < 1:
@@ -158,7 +161,7 @@ def open_songs(priors: Sequence[PriorFile], levels: Sequence[CodeLevel], request
     """
     top = levels[priors[0].codes.level].hop
     steps, songs = ceil(request.samples / top), {}
-    for level in sorted({prior.codes.level for prior in priors} | set(given or {}), reverse=True):
+    for level in (prior.codes.level for prior in priors):  # what is given of others, nothing is to be drawn for
         hop, num_codes = levels[level]
         codes = np.full((request.count, len(num_codes), steps * top // hop), ABSENT, np.int64)
         if given and level in given:
@@ -291,11 +294,19 @@ def check_weights(prior: PriorFile, request: Request) -> None:
         check_quantizable(prior.kind, str(prior.path))
 
 
+def digest(songs: dict[int, Steps]) -> str:
+    """What tells songs with other codes in them apart."""
+    whole = blake2b(digest_size=8)
+    for level, codes in sorted(songs.items()):
+        whole.update(f"{level} {codes.shape}".encode() + codes.tobytes())
+    return whole.hexdigest()
+
+
 def to_json(request: Request, priors: Sequence[PriorFile]) -> str:
     """What was asked, of which priors: what a song's tags say, and what going on must agree with."""
     values = {**vars(request), "drawings": {str(level): vars(drawing) for level, drawing in
                                             sorted(request.drawings.items())},
-              "model": priors[0].codes.model, "priors": [prior.path.name for prior in priors]}
+              "model": priors[0].codes.model, "priors": ["/".join(prior.path.parts[-2:]) for prior in priors]}
     values.pop("batch")  # changes nothing
     return json.dumps(values, sort_keys=True)
 

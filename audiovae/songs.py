@@ -1,16 +1,18 @@
 """Songs on disk: the audio, its codes, what was asked, a page to listen; and what is kept of one that was stopped."""
 
 import json
+import math
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from audiovae.audio.io import AudioWriter, read_audio
-from audiovae.audio.resample import resample
-from audiovae.audio.waveform import channelled, mono
+from audiovae.audio.io import AudioWriter, read_audio, stream_channels
+from audiovae.audio.waveform import mono
 from audiovae.codes import Codes
 from audiovae.errors import ConfigError, OutputError
 from audiovae.files import atomic_file
@@ -73,7 +75,7 @@ def kept(place: Place, asked: str) -> dict[int, Steps]:
             songs = {int(name.split("_")[1]): arrays[name].astype(np.int64) for name in arrays.files if "_" in name}
     except FileNotFoundError:
         raise ConfigError(f"--resume: no {place.kept}, so nothing to go on with: leave --resume out.") from None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{place.kept} is damaged ({' '.join(str(error).split())[:80]}): delete it and begin "
                           "anew.") from None
     if before != asked:
@@ -84,11 +86,14 @@ def kept(place: Place, asked: str) -> dict[int, Steps]:
     return songs
 
 
-def given_codes(codec: AnyCodec, source: Path, seconds: float | None = None) -> dict[int, Steps]:
-    """A recording's codes (Q, L), or a code file's, by level; of a recording its last ``seconds`` whole steps.
+def given_codes(codec: AnyCodec, source: Path, seconds: float | None = None) -> tuple[dict[int, Steps], int]:
+    """A recording's codes (Q, L), or a code file's, by level, and the samples that they stand for.
 
-    Raises CodeFileError on codes of another model, ConfigError on a recording of less than a step of the slowest level.
+    Of a recording they are of its last ``seconds``, in whole steps of the slowest level. Raises CodeFileError on codes
+    of another model, ConfigError on a recording of less than such a step, and on seconds that are none.
     """
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ConfigError(f"--prime-seconds wants a number above 0, got {seconds:g}.")
     hops = [level.hop for level in codec.model.code_levels]
     if source.suffix in (".codes", ".npz"):
         codes = Codes.load(source, codec.prior)
@@ -96,18 +101,19 @@ def given_codes(codec: AnyCodec, source: Path, seconds: float | None = None) -> 
         if seconds is not None:
             raise ConfigError("--prime-seconds is of recordings: of a code file take a part by `audiovae decode`, or "
                               "leave it out.")
-        return {hops.index(hop): level for hop, level in zip(codes.hops, codes.levels, strict=True)}
-    wave, rate = read_audio(source)
+        return ({hops.index(hop): level for hop, level in zip(codes.hops, codes.levels, strict=True)},
+                codes.num_samples)
+    wave = torch.cat(list(stream_channels(source, codec.channels, codec.sample_rate)) if codec.channels > 1 else
+                     [read_audio(source, codec.sample_rate)[0]], dim=1)
     if seconds is not None:
-        wave = wave[:, -round(seconds * rate):]
-    wave = resample(channelled(wave, codec.channels), rate, codec.sample_rate)
+        wave = wave[:, -max(1, round(seconds * codec.sample_rate)):]
     steps = wave.shape[-1] // hops[-1]
     if not steps:
         raise ConfigError(f"{source}: {wave.shape[-1]} samples at {codec.sample_rate} Hz are less than one step of the "
                           f"slowest level ({hops[-1]}): give a longer prime.")
     codes = codec.encode(wave[..., : steps * hops[-1]], codec.sample_rate)
-    return {index: level[:, : steps * hops[-1] // hop]
-            for index, (level, hop) in enumerate(zip(codes.levels, hops, strict=True))}
+    return ({index: level[:, : steps * hops[-1] // hop]
+             for index, (level, hop) in enumerate(zip(codes.levels, hops, strict=True))}, steps * hops[-1])
 
 
 def codes_of(codec: AnyCodec, request: Request, songs: dict[int, Steps], song: int,
@@ -180,11 +186,14 @@ def write_songs(codec: AnyCodec, priors: Sequence[PriorFile], request: Request, 
 
 def check_free(place: Place, resume: bool) -> None:
     """OutputError where songs are there already, or unfinished ones that ``--resume`` would go on with."""
-    for song in range(place.count):
-        if place.audio(song).exists():
-            raise OutputError(f"{place.audio(song)} is there already: remove it or name another with -o.")
-    if place.kept.exists() and not resume:
-        raise OutputError(f"{place.kept} holds unfinished songs: go on with --resume, or delete it.")
+    if place.kept.exists():
+        if not resume:
+            raise OutputError(f"{place.kept} holds unfinished songs: go on with --resume, or delete it.")
+        return  # songs beside it were being written when it was stopped
+    each = [place.file(song, ending) for song in range(place.count) for ending in (place.suffix, ".codes")]
+    for path in (*each, place.page):
+        if path.exists():
+            raise OutputError(f"{path} is there already: remove it or name another with -o.")
 
 
 def _write(path: Path, wave: Tensor, codec: AnyCodec, comment: str | None) -> None:

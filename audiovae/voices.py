@@ -79,6 +79,10 @@ class Voice:
             weights = {n.removeprefix("weights/"): v.float() for n, v in tensors.items() if n.startswith("weights/")}
             return cls(tensors["vector"], tensors["spectrum"], codes=tensors["codes"].long(), weights=weights or None,
                        **told)
+        except VoiceError:
+            raise
+        except FileNotFoundError:
+            raise VoiceError(f"{path} is missing: check the path, or make it with `audiovae enroll`.") from None
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise VoiceError(f"{path} is not a whole voice file ({type(error).__name__}): make one with "
                              "`audiovae enroll`.") from None
@@ -90,8 +94,8 @@ def hear(model: Autoencoder, recordings: Iterable[Tensor]) -> Voice:
     rate = model.data.sample_rate or 0
     waves, seconds = [], 0.0
     for wave in recordings:
-        waves.append(wave[:max(0, round((MOST - seconds) * rate))])
-        seconds += len(wave) / rate
+        waves.append(wave[:round((MOST - seconds) * rate)])
+        seconds += len(waves[-1]) / rate
         if seconds >= MOST:
             break
     joined = torch.cat(waves) if waves else torch.zeros(0)
@@ -125,6 +129,8 @@ def load_voice(model: Autoencoder, path: Path) -> Voice:
     voice, own = Voice.load(path), fingerprint(model)
     if voice.model != own:
         raise VoiceError(f"{path} is a voice of another model ({voice.model}), this one is {own}: enroll it again.")
+    if voice.weights and set(voice.weights) != {name for name, _ in model.decoder.named_parameters()}:
+        raise VoiceError(f"{path} lacks some of the weights of a voice: enroll it again.")
     return voice
 
 

@@ -111,7 +111,7 @@ def test_a_song_goes_on_from_a_recording(trained, tmp_path):
     write_audio(tmp_path / "mine.wav", wave, RATE)
     assert sample(trained, "-o", tmp_path / "on.wav", "--prime", tmp_path / "mine.wav", "--prime-seconds", 0.5,
                   "--minutes", 0.02) == 0
-    primed = songs.given_codes(songs_codec(trained), tmp_path / "mine.wav", 0.5)
+    primed, _ = songs.given_codes(songs_codec(trained), tmp_path / "mine.wav", 0.5)
     codes = Codes.load(tmp_path / "on.codes")
     for level in (0, 1):
         assert (codes.levels[level][:, : primed[level].shape[1]] == primed[level]).all()

@@ -309,7 +309,7 @@ def read_text(path: Path) -> str | None:
 
 def _transcripts(folder: Path) -> dict[str, str]:
     """The texts of a LibriSpeech chapter by utterance: lines of ID TEXT in *.trans.txt."""
-    lines = [line for path in folder.glob("*.trans.txt") for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for path in folder.glob("*.trans.txt") for line in path.read_text("utf-8", "replace").splitlines()]
     return {name: text for name, _, text in (line.strip().partition(" ") for line in lines) if text}
 
 

@@ -75,6 +75,8 @@ class PrepareConfig(Config):
             raise ConfigError(f"sample_rate: wanted 100 to 384000 Hz, got {self.sample_rate}.")
         if not (0 <= self.test < 1 and 0 <= self.valid < 1):
             raise ConfigError(f"test and valid: wanted fractions in [0, 1), got {self.test} and {self.valid}.")
+        if self.workers < 0:
+            raise ConfigError(f"workers: wanted 0, one a core, or more, got {self.workers}.")
         if self.channels == 2 and self.channel != "mix":
             raise ConfigError(f"channel: {self.channel} is one of two, but channels is 2: leave either out.")
 

@@ -4,6 +4,7 @@ Samples are float32 in [-1, 1] (float files may go beyond). Reading gives one ch
 or one that is chosen.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,7 +158,7 @@ def _stream(
     file: soundfile.SoundFile, path: str | Path, rate: int, channel: Channel, seconds: float
 ) -> Iterator[Tensor]:
     if channel != "mix" and not 0 <= channel < file.channels:
-        raise AudioError(f"{path} has no channel {channel}: wanted 0 to {file.channels - 1}, or mix.")
+        raise AudioError(f"{path} has no channel {channel}: wanted 0 to {file.channels - 1}.")
     resampler = Resampler(file.samplerate, rate) if rate != file.samplerate else None
     weights = np.full(file.channels, 1 / file.channels, np.float32)
     for block in _blocks(file, path, max(1, round(seconds * file.samplerate))):
@@ -175,6 +176,8 @@ def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
     try:
         if not path.exists():
             raise AudioError(f"{path} is missing: check the path.")
+        if (shown := os.fsencode(path).decode("utf-8", "replace")) != str(path):
+            raise AudioError(f"{shown}: this name is not UTF-8, in which names are kept: rename it.")
         if path.is_dir():
             raise AudioError(f"{path} is a folder: name a recording.")
         with open(path, "rb") as raw:

@@ -162,18 +162,20 @@ def targets(found: list[Input], output: Path | None, suffix: str,
 
 
 def over_files(command: str, inputs: tuple[str, ...], output: Path | None, suffix: str,
-               suffixes: tuple[str, ...], process: Callable[..., str], tags: tuple[str, ...] = ("",)) -> int:
+               suffixes: tuple[str, ...], process: Callable[..., str], tags: tuple[str, ...] = ("",),
+               kept: tuple[Path, ...] = ()) -> int:
     """Run ``process(source, *targets)``, a target for each of ``tags``, on every input; bad ones are listed at the end.
 
-    ``process`` returns a sentence on what it wrote. With one input its error is the command's own; with
-    several the failures are printed, written to ``failed.tsv`` in the output folder, and the exit code is 2.
+    ``process`` returns a sentence on what it wrote. Nothing is written over the inputs, nor over ``kept``. With one
+    input its error is the command's own; with several the failures are printed, written to ``failed.tsv`` in the output
+    folder, and the exit code is 2.
     """
     found, failed = find(inputs, suffixes)
     targets_of = targets(found, output, suffix, tags)
 
     def work(item: Input) -> str:
         for target in targets_of[item.path]:
-            _keep(item.path, target, named=output is not None)
+            _keep((item.path, *kept), target, named=output is not None)
         return process(item.path, *targets_of[item.path])
 
     alone = len(found) + len(failed) == 1
@@ -186,10 +188,10 @@ def over_files(command: str, inputs: tuple[str, ...], output: Path | None, suffi
     return report_failures(command, failed + bad, len(found) + len(failed), output)
 
 
-def _keep(source: Path, target: Path, named: bool) -> None:
-    """Refuse to write over the source, or over a recording or picture that nobody named: the original, perhaps."""
-    if target.exists() and target.samefile(source):
-        raise OutputError(f"{target} is the source itself: name another output.")
+def _keep(sources: Iterable[Path], target: Path, named: bool) -> None:
+    """Refuse to write over what is read, or over a recording or picture that nobody named: the original, perhaps."""
+    if target.exists() and any(target.samefile(source) for source in sources):
+        raise OutputError(f"{target} is what is read itself: name another output.")
     if not named and target.suffix in (*AUDIO, *PICTURES) and target.exists():
         raise OutputError(f"{target} is there already: name it with -o to have it replaced.")
 
@@ -226,7 +228,7 @@ def report_failures(command: str, failed: Failures, total: int, output: Path | N
     listed = ""
     if output is not None:
         with atomic_file(output / "failed.tsv") as temporary:
-            temporary.write_text("".join(f"{path}\t{reason}\n" for path, reason in failed))
+            temporary.write_text("".join(f"{path}\t{reason}\n" for path, reason in failed), errors="backslashreplace")
         listed = f"; they are listed in {output / 'failed.tsv'}"
     print(f"audiovae: {command}: {len(failed)} of {total} files failed{listed}.", file=sys.stderr)
     return 2

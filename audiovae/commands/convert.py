@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,13 +12,24 @@ import tyro
 from audiovae.checkpoint import load_model
 from audiovae.codec import Codec
 from audiovae.commands.arguments import AUDIO, over_files, parse
-from audiovae.commands.targets import target_voice
-from audiovae.convert import DEFAULT, PASSES, RETRIEVAL, Converter, Mode, check_passes, check_target, convert_file
+from audiovae.commands.targets import files_of, target_voice
+from audiovae.convert import (
+    DEFAULT,
+    PASSES,
+    RETRIEVAL,
+    Converter,
+    Melody,
+    Mode,
+    check_passes,
+    check_target,
+    convert_file,
+)
 from audiovae.errors import ConfigError
 from audiovae.retrieval import check_share
 from audiovae.voices import is_voice_model
 
 OneFile = Callable[[Path, Path], str]
+RATES = 1000, 384_000  # Hz
 
 
 @dataclass(frozen=True)
@@ -68,10 +80,13 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--to names no voice: give a recording of it, a folder, or a speaker of the corpus.")
     check_passes(arguments.passes, arguments.mode)
     check_share(arguments.retrieval)
+    tune = melody(arguments.pitch)
+    if arguments.rate is not None and not RATES[0] <= arguments.rate <= RATES[1]:
+        raise ConfigError(f"--rate wants {RATES[0]} to {RATES[1]} Hz, got {arguments.rate}.")
     model = load_model(arguments.model)
     if is_voice_model(model):
         converter = Converter(model, arguments.kbps)
-        each = {Path(name).stem: _by_ear(converter, name, arguments) for name in targets}
+        each = {Path(name).stem: _by_ear(converter, name, tune, arguments) for name in targets}
     else:
         if (arguments.pitch, arguments.mode, arguments.passes, arguments.retrieval, arguments.corpus, arguments.rate
                 ) != ("target", "codes", PASSES, RETRIEVAL, None, None):
@@ -89,24 +104,25 @@ def main(argv: list[str]) -> int:
         return "\n".join(convert(source, output) for convert, output in zip(each.values(), outputs, strict=True))
 
     return over_files("convert", arguments.inputs, arguments.output, f".{arguments.format}", AUDIO, process,
-                      tags=tuple(f"-to-{name}" for name in each) if several else ("",))
+                      tags=tuple(f"-to-{name}" for name in each) if several else ("",),
+                      kept=tuple(chain.from_iterable(map(files_of, targets))))
 
 
 def _by_name(codec: Codec, name: str, arguments: Arguments, source: Path, output: Path) -> str:
     return convert_file(codec, source, output, name, arguments.channel)
 
 
-def _by_ear(converter: Converter, name: str, arguments: Arguments) -> OneFile:
+def _by_ear(converter: Converter, name: str, tune: Melody, arguments: Arguments) -> OneFile:
     """What converts a file to the voice that ``name`` stands for; how much of it was heard is said at once."""
     voice = target_voice(converter.model, name, arguments.corpus, arguments.model)
     how = "enrolled with" if voice.weights else "heard in"
     print(f"{name}: {how} {voice.seconds:.1f} s, {voice.hertz:.0f} Hz on average.")
     return lambda source, output: converter.convert_file(
-        source, output, voice, name, melody(arguments.pitch), arguments.channel, arguments.rate, arguments.mode,
+        source, output, voice, name, tune, arguments.channel, arguments.rate, arguments.mode,
         arguments.passes, arguments.retrieval)
 
 
-def melody(pitch: str) -> Literal["target", "source"] | float:
+def melody(pitch: str) -> Melody:
     """What --pitch says; ConfigError where it is neither a word nor a number of semitones in reach.
 
     >>> melody("target"), melody("-3")

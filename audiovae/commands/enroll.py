@@ -44,6 +44,8 @@ def main(argv: list[str]) -> int:
         raise OutputError(f"{arguments.output}: a voice is kept as NAME{SUFFIX}.")
     if arguments.steps < 1:
         raise ConfigError(f"--steps wants 1 or more, got {arguments.steps}.")
+    if arguments.seed < 0:
+        raise ConfigError(f"--seed wants 0 or more, got {arguments.seed}.")
     model = load_model(arguments.model)
     check_voice_model(model)
     try:

@@ -1,16 +1,17 @@
 """audiovae sample: new music or pictures from priors, or pictures from any model that has a prior of its own."""
 
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import prod
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import tyro
 from tqdm import tqdm
 
 from audiovae.checkpoint import find_checkpoint, read_description
 from audiovae.commands.arguments import parse, refuse
+from audiovae.config import from_dict
 from audiovae.errors import CheckpointError, ConfigError
 from audiovae.files import check_folder
 from audiovae.generate import (
@@ -19,6 +20,9 @@ from audiovae.generate import (
     Request,
     Steps,
     check_model,
+    check_names,
+    check_weights,
+    digest,
     draw,
     open_priors,
     open_songs,
@@ -34,6 +38,7 @@ from audiovae.spectrogram_samples import exhibit_of, read_recording, spectrogram
 
 OF_PICTURES = ("priors", "output", "codec", "count", "batch", "label", "temperature", "seed")
 OF_PRIORS = ("top_k", "top_p", "guidance", "weights")
+LONGEST = 1440.0  # minutes, a day: more is a slip
 
 
 @dataclass(frozen=True)
@@ -118,13 +123,18 @@ def main(argv: list[str]) -> int:
     codec = _codec(arguments, priors)
     given = _given(arguments, codec)
     request = _request(arguments, priors, codec, given)
+    for prior in priors:  # before there is a folder
+        check_names(prior, request)
+        check_weights(prior, request)
     place = Place.of(arguments.output, arguments.count)
     check_free(place, arguments.resume)
+    songs = open_songs(priors, codec.model.code_levels, request, _open_gap(arguments, codec, given.codes))
+    request = replace(request, given=digest(songs) if given.codes else "")
     asked = to_json(request, priors)
-    levels = codec.model.code_levels
-    songs = open_songs(priors, levels, request, _open_gap(arguments, codec, given))
     begun = kept(place, asked) if arguments.resume else None
     place.folder.mkdir(parents=True, exist_ok=True)
+    if begun is None:
+        keep(place, asked, songs)  # so that there is something to go on with from now on
     rough: list[Path] = []
 
     def listen(level: int, drawn: dict[int, Steps]) -> None:
@@ -231,27 +241,36 @@ def _codec(arguments: Arguments, priors: list[PriorFile]) -> AnyCodec:
     return codec
 
 
-def _given(arguments: Arguments, codec: AnyCodec) -> dict[int, Steps]:
+class Given(NamedTuple):
+    """Codes to go on from, by level, and how many samples they stand for."""
+
+    codes: dict[int, Steps]
+    samples: int
+
+
+def _given(arguments: Arguments, codec: AnyCodec) -> Given:
+    if arguments.prime_seconds is not None and arguments.prime is None:
+        raise ConfigError("--prime-seconds is of a recording to go on from: name it with --prime.")
     if arguments.prime is not None and arguments.upsample is not None:
         raise ConfigError("--prime and --upsample do not go together: name one.")
     if arguments.infill is not None and arguments.prime is None:
         raise ConfigError("--infill wants a song to fill a gap in: name it with --prime.")
     if arguments.upsample is not None:
-        codes = given_codes(codec, arguments.upsample)
+        codes, samples = given_codes(codec, arguments.upsample)
         top = len(codec.model.code_levels) - 1
         if top not in codes:
             raise ConfigError(f"{arguments.upsample} does not hold the slowest level ({top}): upsample one that does.")
-        return {top: codes[top]}
+        return Given({top: codes[top]}, samples)
     if arguments.prime is not None:
-        return given_codes(codec, arguments.prime, arguments.prime_seconds)
-    return {}
+        return Given(*given_codes(codec, arguments.prime, arguments.prime_seconds))
+    return Given({}, 0)
 
 
-def _request(arguments: Arguments, priors: list[PriorFile], codec: AnyCodec, given: dict[int, Steps]) -> Request:
-    there = max((codes.shape[1] * codec.model.code_levels[level].hop for level, codes in given.items()), default=0)
+def _request(arguments: Arguments, priors: list[PriorFile], codec: AnyCodec, given: Given) -> Request:
+    there = given.samples
     if arguments.minutes is not None:
-        if not arguments.minutes > 0:
-            raise ConfigError(f"--minutes wants more than 0, got {arguments.minutes:g}.")
+        if not 0 < arguments.minutes <= LONGEST:
+            raise ConfigError(f"--minutes wants more than 0 and at most {LONGEST:g}, got {arguments.minutes:g}.")
         samples = round(arguments.minutes * 60 * codec.sample_rate)
     else:
         whole = arguments.infill is not None or arguments.upsample is not None
@@ -268,7 +287,7 @@ def _drawings(arguments: Arguments, priors: list[PriorFile]) -> dict[int, Drawin
     for place, prior in enumerate(priors):
         values = {name: _of_level(name, getattr(arguments, name), place, len(priors))
                   for name in ("temperature", "top_k", "top_p", "guidance")}
-        drawings[prior.codes.level] = Drawing(**values)  # type: ignore[arg-type]
+        drawings[prior.codes.level] = from_dict(Drawing, values, source="drawing")
     return drawings
 
 

@@ -31,9 +31,16 @@ def target_voice(model: Autoencoder, name: str, corpus: Path | None, source: str
 
 def recordings(model: Autoencoder, name: str, corpus: Path | None, source: str) -> Iterator[Tensor]:
     """The recordings (T,) that ``name`` stands for, at the model's rate."""
-    if Path(name).exists():
-        return iter(read_recordings(model, [found.path for found in expand_inputs([name], AUDIO)]))
+    if not name:
+        raise LabelError("a voice without a name: give a recording of it, a folder, or a speaker of the corpus.")
+    if files := files_of(name):
+        return iter(read_recordings(model, files))
     return _of_speaker(model, name, corpus or _trained_on(source, name))
+
+
+def files_of(name: str) -> list[Path]:
+    """The recordings that are ``name`` or lie below it; none where it is no path, but a speaker's name."""
+    return [found.path for found in expand_inputs([name], AUDIO)] if name and Path(name).exists() else []
 
 
 def _trained_on(source: str, name: str) -> Path:

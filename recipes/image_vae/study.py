@@ -115,6 +115,7 @@ GATED = {"kind": "mlp", "widths": (300, 300), "activation": "glu"}
 STUDIES = {
     "collapse": Study(HERE / "collapse.toml", {
         "plain VAE": {},
+        "plain VAE, its encoder slower": {"train.encoder_lr": 3e-4},
         "linear annealing of β": rate("linear", until=0.5),
         "cyclical annealing of β": rate("cyclical", cycles=4),
         "free bits": rate("free_bits", nats=0.5),
