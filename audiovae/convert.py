@@ -24,7 +24,7 @@ from audiovae.blocks import decoder_halo, windows
 from audiovae.checkpoint import load_model
 from audiovae.codec import BLOCK, Codec
 from audiovae.differential import DifferentialFilter
-from audiovae.equalisation import equalised, long_term_spectrum
+from audiovae.equalisation import LOUD, equalised, long_term_spectrum
 from audiovae.errors import ConfigError, LabelError, VoiceError
 from audiovae.models import Autoencoder, Model
 from audiovae.retrieval import check_share, retrieved
@@ -157,10 +157,11 @@ class Converter:
         decoder = self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, heard)
         say = self._sayer(decoder, voice.vector, sung)
         start, stop, first, last = self._sample(sung, heard)
+        level = torch.from_numpy(sung.level[first:last]).double()
+        loud = level > level.max() - LOUD  # a decoder may be at its own level in pauses
         with torch.no_grad():
-            power = say(heard(start, stop), first, last).square().mean()
-        wanted = float(np.mean(10 ** (sung.level[first:last].astype(np.float64) / 10)))
-        gain = (wanted / max(float(power), 1e-12)) ** 0.5
+            power = say(heard(start, stop), first, last).double().view(len(level), -1).square().mean(1)
+        gain = float((10 ** (level[loud] / 10)).mean() / power[loud].mean().clamp(min=1e-12)) ** 0.5
         return lambda z, first, last: gain * say(z, first, last)
 
     def _filtered(self, opening: Tensor, recording: Iterable[Tensor], voice: Voice, found: Prosody, sung: Prosody,
@@ -187,8 +188,8 @@ class Converter:
     def _sample(self, melody: Prosody, heard: "Latents") -> tuple[int, int, int, int]:
         """The stretch of at most SAMPLE latent steps with the most voiced frames, and the frames that it is."""
         per, size = self.codec.hop // self.frame, min(SAMPLE, len(heard))
-        starts = range(0, len(heard) - size + 1, max(1, SAMPLE // 2))
-        start = max(starts, key=lambda start: int(melody.voiced[start * per:(start + size) * per].sum()))
+        starts = range(0, len(heard) - size, SAMPLE // 2)
+        start = max((*starts, len(heard) - size), key=lambda at: melody.voiced[at * per:(at + size) * per].sum())
         return start, start + size, start * per, (start + size) * per
 
     def _sayer(self, decoder: SourceFilterDecoder, vector: Tensor, melody: Prosody) -> Sayer:

@@ -130,6 +130,7 @@ def test_a_gap_is_filled_and_lower_levels_are_drawn_anew(trained, tmp_path):
     assert sample(trained, "-o", tmp_path / "b.wav", "--prime", tmp_path / "a.codes", "--infill", "0.4:0.6",
                   "--seed", 9) == 0
     after = Codes.load(tmp_path / "b.codes")
+    assert after.num_samples == before.num_samples == read_audio(tmp_path / "b.wav")[0].shape[1]
     first, last = int(0.4 * RATE) // 256, -(-int(0.6 * RATE) // 256)
     same = (after.levels[1] == before.levels[1])[0]
     assert same[:first].all() and same[last:].all() and not same.all()
@@ -147,13 +148,68 @@ def test_a_gap_is_filled_and_lower_levels_are_drawn_anew(trained, tmp_path):
     (("--count", "0"), "above 0"),
     (("--resume",), "nothing to go on with"),
     (("--label", "anna"), "without labels"),
+    (("--temperature", "-1"), "temperature"),
+    (("--top-k", "-1"), "top_k"),
+    (("--top-p", "0"), "top_p"),
+    (("--guidance", "nan"), "guidance"),
+    (("--minutes", "inf"), "--minutes"),
+    (("--prime-seconds", "1"), "--prime"),
 ])
 def test_what_cannot_be_is_one_line(trained, tmp_path, capsys, monkeypatch, words, why):
     monkeypatch.chdir(tmp_path)
     assert sample(trained, "--minutes", 0.005, *words) == 2
     said = capsys.readouterr().err
     assert why in said and said.count("\n") == 1
-    assert not list(tmp_path.rglob("*.wav"))
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_nothing_is_written_over_codes_or_a_page(trained, tmp_path, capsys):
+    assert sample(trained, "-o", tmp_path / "a.wav", "--minutes", 0.005) == 0
+    (tmp_path / "a.wav").unlink()
+    before = (tmp_path / "a.codes").read_bytes()
+    for name in ("a.codes", "a.html"):
+        assert sample(trained, "-o", tmp_path / "a.wav", "--minutes", 0.005, "--seed", 2) == 2
+        assert f"{name} is there already" in capsys.readouterr().err
+        assert name != "a.codes" or (tmp_path / name).read_bytes() == before
+        (tmp_path / name).unlink()
+
+
+def test_going_on_wants_the_same_prime_and_works_from_the_first_moment(trained, tmp_path, capsys, monkeypatch):
+    for name, length in (("one", RATE), ("other", RATE // 2)):
+        write_audio(tmp_path / f"{name}.wav", 0.3 * torch.sin(torch.arange(length) * 0.3)[None], RATE)
+    words = ("-o", tmp_path / "song.wav", "--minutes", 0.02, "--prime")
+
+    def stop(*arguments, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("audiovae.commands.sample.draw", stop)
+    assert sample(trained, *words, tmp_path / "one.wav") == 130
+    monkeypatch.undo()
+    assert sample(trained, *words, tmp_path / "other.wav", "--resume") == 2
+    assert "another given" in capsys.readouterr().err
+    (tmp_path / "song.wav").touch()  # stopped while its page was drawn
+    assert sample(trained, *words, tmp_path / "one.wav", "--resume") == 0
+    assert sample(trained, "-o", tmp_path / "whole.wav", *words[2:], tmp_path / "one.wav") == 0
+    assert (tmp_path / "song.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
+    (tmp_path / "x.partial.npz").write_bytes(b"PK")
+    assert sample(trained, "-o", tmp_path / "x.wav", "--minutes", 0.005, "--resume") == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_a_prime_for_the_slowest_level_alone(trained, tmp_path):
+    write_audio(tmp_path / "mine.wav", 0.3 * torch.sin(torch.arange(RATE) * 0.3)[None], RATE)
+    assert sample(trained, "-o", tmp_path / "top.wav", "--prime", tmp_path / "mine.wav", "--minutes", 0.02,
+                  priors=("top",)) == 0
+    primed, _ = songs.given_codes(songs_codec(trained), tmp_path / "mine.wav")
+    codes = Codes.load(tmp_path / "top.codes")
+    assert codes.hops == (256,) and (codes.levels[0][:, :primed[1].shape[1]] == primed[1]).all()
+
+
+@pytest.mark.parametrize("seconds", ["0", "-0.5", "nan", "inf"])
+def test_seconds_of_a_prime_are_above_0(trained, tmp_path, capsys, seconds):
+    write_audio(tmp_path / "mine.wav", 0.3 * torch.sin(torch.arange(RATE) * 0.3)[None], RATE)
+    assert sample(trained, "-o", tmp_path / "x.wav", "--prime", tmp_path / "mine.wav", "--prime-seconds", seconds) == 2
+    assert "--prime-seconds" in capsys.readouterr().err
 
 
 def test_a_prime_too_short_or_of_another_model_is_refused(trained, tmp_path, capsys):

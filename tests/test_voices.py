@@ -1,5 +1,6 @@
 """Voices heard in recordings: the decoder's reach, chunks and wholes, what a reference changes, enrolment, files."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import soundfile
 import torch
 from processes import run
+from safetensors import safe_open
 from test_commands import refused
 from test_pitch import HOP, RATE, sung
 
@@ -16,7 +18,7 @@ from audiovae.audio.excitation import Excitation
 from audiovae.audio.features import STFT
 from audiovae.audio.pitch import Prosody, level, prosody
 from audiovae.audio.scroll import Scroll
-from audiovae.checkpoint import save_model
+from audiovae.checkpoint import save_model, write_tensors
 from audiovae.cli import main
 from audiovae.codec import Codec
 from audiovae.convert import TAG, Converter, moved
@@ -34,7 +36,7 @@ from audiovae.shapes import Condition, DataSpec
 from audiovae.source_filter import SourceFilterDecoder
 from audiovae.train import Experiment, TrainConfig, train
 from audiovae.voice_data import VoiceData, VoiceSampler
-from audiovae.voices import Voice, hear
+from audiovae.voices import Voice, hear, load_voice
 
 
 def speech(low, high, seconds=3.0, seed=0):
@@ -466,6 +468,57 @@ def test_the_commands(folder, tmp_path, capsys):
     assert not list(tmp_path.glob("*x.voice*"))
     assert say("enroll", tmp_path / "target.wav", "-o", tmp_path / "x.wav")[0] == 2
     assert say("enroll", tmp_path / "target.wav", "-o", tmp_path / "x.voice", "--steps", "0")[0] == 2
+
+
+def test_what_is_said_anew_is_as_loud_as_the_source(converter):
+    source, voice = speech(100, 160, 4.0), converter.hear([0.02 * speech(180, 240)])
+    for gain in (1.0, 0.1, 0.01):
+        said = converter.convert(gain * source, RATE, voice)
+        assert abs(10 * torch.log10(said.square().mean() / (gain * source).square().mean())) < 2  # it hums on in pauses
+    late = torch.cat([torch.zeros(30 * RATE), source])  # it is told by where somebody speaks
+    said = converter.convert(late, RATE, voice)[30 * RATE:]
+    assert abs(10 * torch.log10(said.square().mean() / source.square().mean())) < 2
+
+
+def test_a_voice_file_of_another_kind_says_what_to_do(converter, tmp_path):
+    voice = enroll(converter.model, [speech(160, 190)], steps=1)
+    assert voice.seconds == 3.0
+    for change, why in (({"format": 1}, "older audiovae: enroll it again"), ({"format": 99}, "newer audiovae")):
+        voice.save(tmp_path / "a.voice")
+        with safe_open(tmp_path / "a.voice", "pt") as file:
+            told = json.loads(file.metadata()["voice"]) | change
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        write_tensors(tmp_path / "a.voice", tensors, {"voice": json.dumps(told)})
+        with pytest.raises(VoiceError, match=why):
+            load_voice(converter.model, tmp_path / "a.voice")
+    some = dict(list(voice.weights.items())[1:])
+    replace(voice, weights=some).save(tmp_path / "b.voice")
+    with pytest.raises(VoiceError, match="lacks some"):
+        load_voice(converter.model, tmp_path / "b.voice")
+    with pytest.raises(VoiceError, match="is missing"):
+        load_voice(converter.model, tmp_path / "c.voice")
+    voice.save(tmp_path / "d.voice")
+    assert torch.equal(load_voice(converter.model, tmp_path / "d.voice").codes, voice.codes)
+
+
+def test_settings_are_refused_once_and_no_recording_of_the_target_is_lost(folder, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for name in ("in/a.wav", "in/b.wav", "mine.wav"):
+        soundfile.write(tmp_path / name, speech(100, 140, 2.0).numpy(), RATE)
+    mine = (tmp_path / "mine.wav").read_bytes()
+    common = ["convert", str(tmp_path / "in"), "--model", str(folder), "-o", str(tmp_path / "out")]
+    for words, why in ((["--pitch", "high"], "--pitch"), (["--rate", "0"], "--rate"), (["--rate", "9" * 10], "--rate"),
+                       (["--retrieval", "2"], "retrieval")):
+        assert main([*common, "--to", str(tmp_path / "mine.wav"), *words]) == 2
+        said = capsys.readouterr().err
+        assert why in said and said.count("\n") == 1
+    assert main([*common, "--to", ""]) == 2 and "without a name" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(["convert", str(tmp_path / "in/a.wav"), "--model", str(folder), "--to", str(tmp_path / "mine.wav"),
+                 "-o", str(tmp_path / "mine.wav")]) == 2
+    assert "what is read itself" in capsys.readouterr().err and (tmp_path / "mine.wav").read_bytes() == mine
+    assert main(["enroll", str(tmp_path / "mine.wav"), "--model", str(folder), "-o", str(tmp_path / "x.voice"),
+                 "--seed", "-1"]) == 2 and "--seed" in capsys.readouterr().err
 
 
 def test_hearing_reads_several_recordings(converter):
