@@ -108,7 +108,7 @@ def expand_inputs(inputs: Iterable[str | Path], suffixes: Iterable[str]) -> list
     found: dict[Path, Input] = {}
     for name in inputs:
         for item in _expand(name, suffixes):
-            found.setdefault(item.path.resolve(), item)
+            found.setdefault(item.path.absolute(), item)
     return list(found.values())
 
 
@@ -188,10 +188,14 @@ def below(folder: str | Path) -> Iterator[Path]:
     ['a.wav']
     """
     seen: set[str] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
+    for root, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         seen.add(os.path.realpath(root))
         folders[:] = sorted(name for name in folders if os.path.realpath(os.path.join(root, name)) not in seen)
         yield from (Path(root, name) for name in files if not name.startswith("."))  # half-written ones are hidden too
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _expand(name: str | Path, suffixes: tuple[str, ...]) -> list[Input]:
@@ -207,7 +211,7 @@ def _expand(name: str | Path, suffixes: tuple[str, ...]) -> list[Input]:
             raise AudioError(f"{name} is missing: check the path.")
         files = sorted(p for p in candidates if p.suffix.lower() in suffixes and p.is_file())
     except OSError as error:
-        raise AudioError(f"{name} cannot be read: {reason(error)}.") from None
+        raise AudioError(f"{error.filename or name} cannot be read: {reason(error)}.") from None
     if not files:
         raise AudioError(f"{name} holds no file to read: wanted {', '.join(suffixes)}.")
     return [Input(file, file.relative_to(root)) for file in files]

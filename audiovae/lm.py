@@ -245,7 +245,7 @@ class Utterances:
             return item, item.label, None
         path, relative = item
         codes, beside = Codes.load(path, self.prior), path.with_suffix(".txt")
-        text = beside.read_text(encoding="utf-8").strip() if beside.is_file() else None
+        text = beside.read_text("utf-8", "replace").strip() if beside.is_file() else None
         listed = self.table.get(relative.as_posix(), {})
         return codes, listed.get("speaker") or codes.label, listed.get("text") or text
 
@@ -271,7 +271,7 @@ def _run(holds: np.ndarray) -> int:
 def _table(path: Path) -> dict[str, dict[str, str]]:
     if not path.is_file():
         return {}
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         if not {"file", "speaker", "text"} <= set(rows.fieldnames or ()):
             raise ConfigError(f"{path} wants a first line of file, speaker and text, apart by tabs.")

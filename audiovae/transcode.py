@@ -45,7 +45,8 @@ class Recording:
     def _pieces(self) -> Iterator[Tensor]:
         if self.codec.channels > 1 and self.channel is None:
             return stream_channels(self.path, self.codec.channels, self.codec.sample_rate)
-        return stream_audio(self.path, self.codec.sample_rate, "mix" if self.channel is None else self.channel)
+        pieces = stream_audio(self.path, self.codec.sample_rate, "mix" if self.channel is None else self.channel)
+        return (piece.expand(self.codec.channels, -1) for piece in pieces) if self.codec.channels > 1 else pieces
 
 
 def encode_stream(codec: AnyCodec, source: RawReader | Recording, target: Path | BinaryIO,

@@ -7,11 +7,12 @@ An input is a folder, a glob or a file, with a name for its group before a "=" o
 prepare`, of which the test part is taken. Where a folder above a recording holds split.txt, only speakers marked `test`
 in it are. A recording that any measure cannot judge is left out for every coder alike.
 
-Rates are of what was written, but for headers: of a code file its packets with their checksums; of Opus its audio
-packets, without Ogg pages (opusenc at its defaults, variable bit rate, complexity 10); of Codec2 its mode's, since its
-program fills frames up to whole bytes. All is compared with the source at 16 kHz; Codec2 works at 8 kHz and is
-resampled, PESQ-nb compares at 8 kHz. No level is changed. What a program delays, beyond what it takes back itself, is
-found by correlating mel bands and taken off.
+Rates are of what was written, but for headers: of a code file its packets with their checksums, by the prior that lies
+beside the model where one does; a model's setting names the rate that its codes would have at log K bits each. Of
+Opus its audio packets, without Ogg pages (opusenc at its defaults, variable bit rate, complexity 10); of Codec2 its
+mode's, since its program fills frames up to whole bytes. All is compared with the source at 16 kHz; Codec2 works at 8
+kHz and is resampled, PESQ-nb compares at 8 kHz. No level is changed. What a program delays, beyond what it takes back
+itself, is found by correlating mel bands and taken off.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from audiovae.audio.resample import resample
 from audiovae.audio.splits import read_split_table
 from audiovae.checkpoint import DEFAULT, load_model
 from audiovae.codec import Codec
+from audiovae.codes.prior import find_prior
 from audiovae.errors import AudioError
 from audiovae.files import atomic_file, expand_inputs
 from audiovae.metrics import mean_interval
@@ -72,11 +74,11 @@ class Clip:
 
 def ours(name: str) -> list[Coder]:
     """The model at each of its rates, lowest first."""
-    model = load_model(name)
+    model, prior = load_model(name), find_prior(name)
     every = rates(Codec(model).model)  # type: ignore[arg-type]
 
     def at(kbps: float) -> Callable[[Tensor], tuple[Tensor, float]]:
-        codec = Codec(model, kbps)
+        codec = Codec(model, kbps, prior)
 
         def run(wave: Tensor) -> tuple[Tensor, float]:
             codes = codec.encode(wave, RATE)

@@ -126,6 +126,27 @@ def test_inputs_by_file_glob_and_folder(tmp_path, monkeypatch):
     assert found("b/notes.txt") == ["notes.txt"], "named outright: its suffix is the caller's choice"
 
 
+def test_every_name_of_a_file_is_an_input_and_hidden_ones_are_none(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "blob.wav").touch()
+    (tmp_path / "x.wav").symlink_to(tmp_path / "blob.wav")
+    (tmp_path / "d" / "y.wav").symlink_to(tmp_path / "blob.wav")
+    (tmp_path / ".half.tmp-1.wav").touch()
+    found = expand_inputs([tmp_path], (".wav",))
+    assert [item.relative.as_posix() for item in found] == ["blob.wav", "d/y.wav", "x.wav"]
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    (tmp_path / "a.wav").touch()
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", refused)
+    with pytest.raises(AudioError, match="cannot be read: permission denied"):
+        expand_inputs([tmp_path], (".wav",))
+
+
 def test_inputs_that_are_not_there(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(AudioError, match="missing"):

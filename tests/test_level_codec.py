@@ -14,6 +14,7 @@ from audiovae.errors import AudioError, CheckpointError, CodeFileError, ConfigEr
 from audiovae.level_codec import HierarchyCodec, MultiresCodec, codec_of, folded, open_codec
 from audiovae.models import AutoencoderConfig, HierarchicalConfig, MultiresConfig
 from audiovae.shapes import Condition, DataSpec
+from audiovae.transcode import Recording, encode_file
 
 RATE = 8000
 ROW = {"width": 6, "depth": 2, "growth": 2, "num_codes": 16, "dim": 4}
@@ -48,6 +49,16 @@ def folder(table, tmp_path):
     (path := tmp_path / "model").mkdir()
     save_model(path, build(table), config(table))
     return path
+
+
+def test_one_channel_of_a_recording_is_given_to_both_of_a_codec(tmp_path):
+    codec = codec_of(build(APART, 2))
+    write_audio(tmp_path / "two.wav", 0.1 * torch.randn(2, 64 * 45 + 1), RATE)
+    its = read_audio(tmp_path / "two.wav", channel=1)[0]
+    got = torch.cat(list(Recording(tmp_path / "two.wav", codec, channel=1)), dim=1)
+    assert torch.equal(got, its.expand(2, -1))
+    encode_file(codec, tmp_path / "two.wav", tmp_path / "one.codes", channel=1)
+    assert Codes.load(tmp_path / "one.codes").num_samples == 64 * 45 + 1
 
 
 @pytest.mark.parametrize("channels", [1, 2])

@@ -401,6 +401,11 @@ def test_from_the_command_line(model, tiny_corpus, tmp_path, capsys):
 
     code, said = call("prior", tiny_corpus, "--model", model, "--steps", 10)
     assert code == 0 and str(model / FILE) in said and "log2 K" in said
+    before = (model / FILE).read_bytes()
+    code, said = call("prior", tiny_corpus, "--model", model, "--steps", 20)  # files made with it would be lost
+    assert code == 2 and "--replace" in said and (model / FILE).read_bytes() == before
+    assert call("prior", tiny_corpus, "--model", model, "--steps", 20, "--replace")[0] == 0
+    assert (model / FILE).read_bytes() != before
     prior = CodePrior.load(model / FILE)
     codec = Codec.from_pretrained(model, kbps=3)
     assert codec.prior is not None and codec.prior.fingerprint == prior.fingerprint and len(codec.num_codes) == 2

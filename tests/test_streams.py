@@ -1,6 +1,7 @@
 """Streams: the same codes and sound as of whole files, no later than stated, and refused where a pipe breaks off."""
 
 import io
+import math
 import struct
 
 import numpy as np
@@ -112,6 +113,10 @@ def test_what_cannot_be_cut_or_joined():
     for start, stop in ((-0.1, 1), (0.1, 0.1), (0.125, None), (5, 6)):
         with pytest.raises(ShapeError, match="no samples from"):
             codes.slice(start, stop)
+    for start, stop in ((math.inf, None), (math.nan, None), (0, math.nan)):
+        with pytest.raises(ShapeError, match="number of seconds"):
+            codes.slice(start, stop)
+    assert same(codes.slice(0, math.inf).codes, codes)
     assert Codes.concatenate([codes, random_codes(label="bert")]).label is None
     assert Codes.concatenate([codes, codes]).num_samples == 2048 + 2000
     with pytest.raises(CodeFileError, match="part 1 has 16000 Hz"):
@@ -144,6 +149,9 @@ def test_a_wav_is_read_as_libsndfile_reads_it(tmp_path, subtype):
     want, _ = soundfile.read(tmp_path / "a.wav", dtype="float32")
     data = (tmp_path / "a.wav").read_bytes()
     got = torch.cat(list(RawReader(io.BytesIO(data), 44100))).numpy()
+    np.testing.assert_allclose(got, want.mean(1), atol=1e-7)
+    picture = b"LIST" + struct.pack("<I", 150_001) + bytes(150_002)
+    got = torch.cat(list(RawReader(io.BytesIO(data[:12] + picture + data[12:]), 44100))).numpy()
     np.testing.assert_allclose(got, want.mean(1), atol=1e-7)
     for bad, said in ((data[:-3], "truncated"), (data[:30], "truncated"), (b"x" + data[1:], "no wav"), (b"", "no wav")):
         with pytest.raises(AudioError, match=said):
@@ -294,6 +302,7 @@ def test_what_pipes_cannot_do_is_one_line(model, tmp_path, capsys, monkeypatch):
         (("encode", "-", "x.wav", "-o", "-"), "one input"),
         (("encode", "-"), "-o -"),
         (("encode", "-", "-o", "-", "--block", "0"), "at least 1"),
+        (("encode", "-", "-o", "-", "--channel", "1"), "--channel"),
         (("decode", "-", "-o", "-", "--from", "1"), "cannot be sought"),
         (("decode", "-"), "to stdout"),
         (("decode", "x.codes", "--raw", "s16le"), "add -o -"),

@@ -86,7 +86,11 @@ class RawReader:
             name, size = head[:4], struct.unpack("<I", head[4:])[0]
             if name == b"data" and told is not None:
                 return *told, size if 0 < size < UNTOLD else None
-            body = self.file.read(min(size + size % 2, CHUNK))
+            size += size % 2
+            body = self.file.read(min(size, CHUNK))
+            size -= len(body)
+            while size and (skipped := self.file.read(min(size, CHUNK))):  # a picture, for instance
+                size -= len(skipped)
             if name == b"fmt " and len(body) >= 16:
                 kind, channels, rate, _, _, bits = struct.unpack("<HHIIHH", body[:16])
                 kind = struct.unpack("<H", body[24:26])[0] if kind == EXTENSIBLE and len(body) >= 26 else kind

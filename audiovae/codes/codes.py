@@ -141,8 +141,11 @@ class Codes:
     def samples(self, start: float, stop: float | None = None) -> tuple[int, int]:
         """Seconds as the samples [first, last); ShapeError unless 0 <= start < stop, with a sample of it here."""
         length = self.seconds  # first, so that a picture says what it has not
+        if not math.isfinite(start) or (stop is not None and math.isnan(stop)):
+            raise ShapeError(f"codes want a part from a number of seconds, got {start:g} to {stop}.")
         first = round(start * self.sample_rate)
-        last = self.num_samples if stop is None else min(round(stop * self.sample_rate), self.num_samples)
+        open_ended = stop is None or stop * self.sample_rate >= self.num_samples
+        last = self.num_samples if open_ended else round(stop * self.sample_rate)  # type: ignore[operator]
         if not 0 <= first < last:
             end = "the end" if stop is None else f"{stop:g} s"
             raise ShapeError(f"no samples from {start:g} s to {end} in codes of {length:.3f} s.")

@@ -114,7 +114,7 @@ def find(inputs: tuple[str, ...], suffixes: tuple[str, ...],
     for name in inputs:
         try:
             for item in [Input(Path(name), Path(name))] if whole(Path(name)) else expand_inputs([name], suffixes):
-                found.setdefault(item.path.resolve(), item)
+                found.setdefault(item.path.absolute(), item)
         except AudioError as error:
             if len(inputs) == 1:
                 raise

@@ -178,6 +178,8 @@ def _through_pipes(arguments: Arguments, settings: Settings) -> int:
     if source == "-" and codec.channels > 1:
         raise ConfigError(f"what comes through a pipe is mixed to one channel, this model has {codec.channels}: name a "
                           "file.")
+    if source == "-" and arguments.channel is not None:
+        raise ConfigError("--channel is of recordings; what comes through a pipe is mixed to one channel: name a file.")
     if source == "-":
         recording = RawReader(sys.stdin.buffer, codec.sample_rate, arguments.raw, arguments.rate, arguments.channels)
     else:

@@ -9,6 +9,7 @@ import tyro
 from audiovae.checkpoint import save_half
 from audiovae.codec import Codec
 from audiovae.commands.arguments import parse
+from audiovae.errors import ConfigError
 from audiovae.export import export
 from audiovae.files import atomic_folder
 
@@ -39,6 +40,8 @@ class Arguments:
 def main(argv: list[str]) -> int:
     arguments = parse("export", Arguments, argv)
     if arguments.format == "half":
+        if arguments.kbps is not None:
+            raise ConfigError("--kbps is of programs: --format half writes the whole model, for all its rates.")
         with atomic_folder(arguments.output) as temporary:
             save_half(arguments.model, temporary)
         print(f"{arguments.output}: config.json and model.safetensors, {_megabytes(arguments.output):.1f} MB.")

@@ -35,6 +35,8 @@ class Arguments:
     """Most hours of the train part to encode and learn from, drawn at random."""
     seed: int = 0
     """Another seed draws other recordings and another start."""
+    replace: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Write it over the prior that is there: code files made with that one can then no longer be read."""
 
 
 def main(argv: list[str]) -> int:
@@ -42,6 +44,9 @@ def main(argv: list[str]) -> int:
     if min(arguments.minutes, arguments.hours) <= 0 or (arguments.steps is not None and arguments.steps < 1):
         raise ConfigError("--minutes, --hours and --steps want more than 0.")
     folder = find_checkpoint(arguments.model)
+    if (folder / FILE).exists() and not arguments.replace:
+        raise ConfigError(f"{folder / FILE} is there already, and code files made with it want it: copy the model to "
+                          "another folder, or add --replace where there are none.")
     codec = Codec.from_pretrained(folder, prior=False)
     corpus = Corpus.open(arguments.corpus)
     held_out = encode_split(codec, corpus, "valid", hours=0.25)

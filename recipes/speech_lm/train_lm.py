@@ -38,7 +38,7 @@ class SpeechLM(nn.Module):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (("codes", None), ("--model", None), ("--kbps", 0.0), ("--output", "sample.wav"),
+    for name, default in (("codes", None), ("--model", "speech-16k"), ("--kbps", 0.0), ("--output", "sample.wav"),
                           ("--minutes", 2.0), ("--dim", 256), ("--depth", 4), ("--batch", 16), ("--steps", 150),
                           ("--lr", 1e-3)):
         parser.add_argument(name, default=default, type=str if default is None else type(default))
