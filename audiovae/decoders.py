@@ -244,7 +244,7 @@ class PixelCNNDecoderConfig(Config):
 
     kind: Literal["pixelcnn"] = "pixelcnn"
     inner: Annotated[StridedDecoderConfig | MLPDecoderConfig, Discriminator("kind")] = StridedDecoderConfig()
-    map_dim: int = 16
+    map_dim: Count = 16
     width: Count = 48
     depth: Count = 4
     kernel: Count = 3

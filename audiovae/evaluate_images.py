@@ -158,12 +158,15 @@ def score_generated(model: Model, network: FeatureNetwork, real: Batch, count: i
     on fewer than 100 generated or 20 real pictures.
     """
     generator = torch.Generator().manual_seed(seed)
-    label = real.condition.label
+    label, embedding = real.condition.label, real.condition.embedding
     fakes = []
     with torch.no_grad():
         for start in range(0, count, BATCH):
             index = torch.arange(start, min(start + BATCH, count)) % len(real.x)
-            condition = Condition(label[index]) if label is not None and is_told(model) else None
+            condition = None
+            if is_told(model):
+                condition = Condition(None if label is None else label[index],
+                                      embedding=None if embedding is None else embedding[index])
             fakes.append(model.sample(len(index), condition, generator=generator))
     return generation_scores(real.x, torch.cat(fakes).clamp(0, 1), network).rows()
 

@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import json
 import os
 import secrets
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from audiovae.errors import AudioError, OutputError
 
@@ -178,6 +180,22 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log, a line of JSON each; a last one that was cut off when its writer was killed is left out.
+
+    >>> import tempfile
+    >>> log = Path(tempfile.mkdtemp()) / "log.jsonl"
+    >>> _ = log.write_text('{"step": 1}\\n{"st')
+    >>> json_lines(log)
+    [{'step': 1}]
+    """
+    lines = path.read_text().splitlines()
+    try:
+        return [json.loads(line) for line in lines]
+    except json.JSONDecodeError:
+        return [json.loads(line) for line in lines[:-1]]
+
+
 def below(folder: str | Path) -> Iterator[Path]:
     """All files below a folder but hidden ones, linked folders entered too, each real folder once: no loop is endless.
 
@@ -195,7 +213,8 @@ def below(folder: str | Path) -> Iterator[Path]:
 
 
 def _raise(error: OSError) -> None:
-    raise error
+    if not isinstance(error, FileNotFoundError):  # where there is no folder, nothing lies below it
+        raise error
 
 
 def _expand(name: str | Path, suffixes: tuple[str, ...]) -> list[Input]:

@@ -26,7 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from audiovae.checkpoint import read_description, read_tensors, run_checkpoints, save_model, write_tensors
 from audiovae.config import Config, to_dict
 from audiovae.errors import CheckpointError, OutputError
-from audiovae.files import atomic_folder
+from audiovae.files import atomic_folder, json_lines
 from audiovae.models import Model, ModelConfig
 from audiovae.objectives import Objective
 from audiovae.optim import Average, Rival
@@ -157,9 +157,9 @@ class Log:
         path = folder / "log.jsonl"
         kept = []
         if path.exists():
-            kept = [x for x in path.read_text().splitlines() if json.loads(x)["step"] <= step]
+            kept = [row for row in json_lines(path) if row["step"] <= step]
         self.file = path.open("w", buffering=1)
-        self.file.writelines(line + "\n" for line in kept)
+        self.file.writelines(json.dumps(row) + "\n" for row in kept)
         self.events = SummaryWriter(str(folder), purge_step=step)
 
     def __call__(self, state: State, split: str, numbers: dict[str, float]) -> None:

@@ -95,6 +95,8 @@ def test_a_run_that_was_stopped_goes_on(recipe, monkeypatch, capsys):
     (["--betas", "nan"], "got nan"),
     (["--betas", "1", "3", "1"], "each once, got 1"),
     (["--betas", "x"], "x"),
+    (["--model.bottleneck.kind", "identity"], "bottleneck 'identity'"),
+    (["--model.bottleneck.kind", "vq"], "bottleneck 'vq'"),
     (["--objective.rate.kind", "capacity"], "objective.rate.kind capacity"),
     (["--train.stepz", "3"], "nearest: steps"),
 ])

@@ -12,11 +12,13 @@ from torch import Tensor
 from audiovae.bottlenecks import GaussianConfig as GaussianBottleneckConfig
 from audiovae.bottlenecks import VQConfig
 from audiovae.cli import main
+from audiovae.commands.evaluate_images import chosen, numbers
 from audiovae.decoders import MLPDecoderConfig
 from audiovae.encoders import MLPEncoderConfig
 from audiovae.evaluate_images import bits_of, evaluate_pictures, score_generated
 from audiovae.image.features import train_classifier
 from audiovae.likelihoods import BernoulliConfig, CategoricalConfig, DequantizedConfig, GaussianConfig
+from audiovae.metrics import Interval
 from audiovae.metrics.bounds import evidence
 from audiovae.models import AutoencoderConfig, DensityConfig, SemiSupervisedConfig
 from audiovae.report import draw_kl, draw_pictures, draw_rate_distortion
@@ -77,6 +79,18 @@ def test_the_seed_alone_decides_and_the_callers_random_numbers_are_left():
     torch.manual_seed(8)
     assert evaluate_pictures(model, batch, samples=2, seed=1).values == first.values
     assert evaluate_pictures(model, batch, samples=2, seed=2).values != first.values
+
+
+def test_a_few_examples_keep_all_that_is_told_of_them():
+    batch = replace(pictures(9), condition=Condition(torch.arange(9) % 2, embedding=torch.randn(9, 3)))
+    few = chosen(batch, torch.tensor([7, 2]))
+    assert torch.equal(few.condition.embedding, batch.condition.embedding[[7, 2]]) and few.names == ("7", "2")
+    assert torch.equal(few.condition.label, torch.tensor([1, 0]))
+
+
+def test_json_has_no_number_that_is_none():
+    assert json.dumps(numbers(Interval(1.0, math.nan, 1)), allow_nan=False) == (
+        '{"mean": 1.0, "half_width": null, "count": 1}')
 
 
 def test_active_units_are_those_that_see_the_picture():

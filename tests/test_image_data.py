@@ -1,7 +1,9 @@
 """Pictures: what is drawn when, how parts stay apart, what is read from files, and the exact outlines of shapes."""
 
+import contextlib
 import math
 import struct
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -250,6 +252,8 @@ BAD = {
     "labels of another length": ({"x": np.zeros((20, 4, 4), np.uint8), "y": np.zeros(3, int)}, "y wants 20"),
     "labels that are no whole numbers": ({"x": np.zeros((20, 4, 4), np.uint8), "y": np.zeros(20)}, "whole numbers"),
     "embeddings": ({"x": np.zeros((20, 4, 4), np.uint8), "e": np.full((20, 2), np.nan)}, "e wants finite embeddings"),
+    "labels beyond all kinds": ({"x": np.zeros((20, 4, 4), np.uint8), "y": np.full(20, 3 * 10**9)}, "up to 3000000000"),
+    "labels that would wrap": ({"x": np.zeros((20, 4, 4), np.uint8), "y": np.full(20, 2**63, np.uint64)}, "y wants 20"),
     "objects": ({"x": np.array([{}, 1], object)}, "no .npz file of plain numbers"),
     "only test": ({"x_test": np.zeros((20, 4, 4), np.uint8)}, "x_train"),
     "valid, no test": ({"x_train": np.zeros((20, 4, 4), np.uint8), "x_valid": np.zeros((20, 4, 4), np.uint8)},
@@ -264,6 +268,37 @@ def test_an_archive_of_another_kind_is_told_in_one_line(case, tmp_path):
     with pytest.raises(CorpusError, match=message) as error:
         read_archive(tmp_path / "a.npz")
     assert "\n" not in str(error.value)
+
+
+def test_an_archive_with_a_member_that_is_no_array_or_damaged_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x", b"no array")
+    with pytest.raises(CorpusError, match=r"no .npz file of plain numbers"):
+        read_archive(tmp_path / "a.npz")
+    np.savez_compressed(tmp_path / "b.npz", x=np.random.default_rng(0).integers(0, 256, (50, 9, 9)).astype(np.uint8))
+    whole = (tmp_path / "b.npz").read_bytes()
+    for place in range(60, len(whole) - 200, 97):  # a bit flips: refused, or read with one pixel changed
+        (tmp_path / "c.npz").write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1:])
+        with contextlib.suppress(CorpusError):
+            read_archive(tmp_path / "c.npz")
+
+
+def test_numbers_of_pictures_can_be_text_as_on_a_command_line(tmp_path):
+    write_folder(tmp_path, count=24)
+    for values, channels in (({"kind": "shapes", "side": "32", "count": "40"}, 1),
+                             ({"kind": "folder", "path": str(tmp_path), "size": "8", "channels": "1"}, 1)):
+        assert from_dict(DataConfig, values).build(seed=0).spec.channels == channels
+    for values in ({"kind": "shapes", "side": 48}, {"kind": "folder", "path": str(tmp_path), "channels": 2}):
+        with pytest.raises(ConfigError, match="wants"):
+            from_dict(DataConfig, values).build(seed=0)
+
+
+def test_pictures_of_more_than_8_bits_are_left_out_not_cut_off(tmp_path):
+    write_folder(tmp_path, count=24)
+    Image.fromarray(np.full((9, 9), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.full((9, 9), 0.5, np.float32)).save(tmp_path / "floats.tiff")
+    with pytest.warns(UserWarning, match=r"2 of 26 files.*wanted 8 bits"):
+        read_folder(tmp_path, 8, 1)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 cut short", b"\x93NUMPY"])

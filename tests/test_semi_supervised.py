@@ -11,9 +11,10 @@ from audiovae.checkpoint import load_model
 from audiovae.config import from_dict
 from audiovae.corruption import Masking
 from audiovae.errors import ConfigError, ShapeError
+from audiovae.gallery import Study
 from audiovae.models import ModelConfig, SemiSupervised
 from audiovae.objectives import ObjectiveConfig
-from audiovae.shapes import Condition, DataSpec
+from audiovae.shapes import Batch, Condition, DataSpec
 from audiovae.train import Experiment, train
 
 SMALL = {"kind": "mlp", "widths": [16]}
@@ -134,6 +135,15 @@ def test_unlabelled_examples_sharpen_the_classifier():
         return float((model.classify(test).argmax(1) != truth).float().mean())
 
     assert error(True) < 0.6 * error(False)
+
+
+def test_latent_tools_are_told_the_likeliest_label_where_there_is_none():
+    model = small_model().requires_grad_(False)
+    batch = Batch(torch.rand(6, 1, 4, 4).round(), Condition(torch.tensor([2, -1, 0, -1, -1, 1])), tuple("abcdef"))
+    study = Study(model, batch, batch)
+    told, likeliest = study.told(batch).label, model.classify(batch.x).argmax(1)
+    assert torch.equal(told, torch.where(batch.condition.label < 0, likeliest, batch.condition.label))
+    assert torch.equal(study.told(batch, torch.tensor([4, 0])).label, told[[4, 0]])
 
 
 def test_what_cannot_be_semi_supervised_is_said():

@@ -69,6 +69,10 @@ def main(argv: list[str]) -> int:
     if arguments.output.is_file():
         raise OutputError(f"{arguments.output} is a file: name a folder.")
     recipe = read(Experiment, arguments.config, settings)
+    bottleneck = getattr(recipe.model, "bottleneck", None)
+    if bottleneck is not None and bottleneck.kind != "gaussian":
+        raise ConfigError(f"curve wants a latent whose rate can be weighed; that of bottleneck '{bottleneck.kind}' is "
+                          "none, or always the same: take 'gaussian'.")
     experiments = {beta: at_beta(recipe, beta) for beta in sorted(betas)}
     points, bits = [], ""
     for beta, experiment in experiments.items():

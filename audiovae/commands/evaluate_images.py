@@ -1,6 +1,7 @@
 """audiovae evaluate for models of pictures, and of sound without codes: on their own held-out data, as a page."""
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,9 +18,10 @@ from audiovae.config import Config, from_dict, merge
 from audiovae.data import DataConfig, Source
 from audiovae.errors import ConfigError, ShapeError
 from audiovae.evaluate_images import PictureEvaluation, binarized, evaluate_pictures, score_generated, told
-from audiovae.files import atomic_file
+from audiovae.files import atomic_file, json_lines
 from audiovae.gallery import Exhibit, Study, depths, interpolation, plane, samples, traversal
 from audiovae.gallery.exhibit import show
+from audiovae.gallery.study import pick
 from audiovae.image.pictures import PartName
 from audiovae.image.pretrained import scoring_network
 from audiovae.image.source import ImageSource
@@ -55,8 +57,8 @@ def run(asked: "Arguments", settings: dict[str, str | list[str]]) -> int:
     if asked.output is None:
         return 0
     values: dict[str, Any] = {name: json.loads(table.json()) for name, table in tables.items()}
-    values["measures"] = {name: vars(result.interval(name)) for name in result.values}
-    values["generated"] = {name: vars(value) for name, value in result.scores}
+    values["measures"] = {name: numbers(result.interval(name)) for name in result.values}
+    values["generated"] = {name: numbers(value) for name, value in result.scores}
     values["kl_per_dimension"] = None if result.kl is None else [float(f"{kl:.6g}") for kl in result.kl]
     with atomic_file(asked.output / "evaluation.json") as temporary:
         temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
@@ -115,7 +117,10 @@ def held_out(source: Source, split: PartName, limit: int | None, seed: int) -> B
     elif split == "valid":
         batches = source.validation()
         label = [batch.condition.label for batch in batches if batch.condition.label is not None]
-        whole = Batch(torch.cat([batch.x for batch in batches]), Condition(torch.cat(label) if label else None),
+        embedding = [batch.condition.embedding for batch in batches if batch.condition.embedding is not None]
+        condition = Condition(torch.cat(label) if label else None,
+                              embedding=torch.cat(embedding) if embedding else None)
+        whole = Batch(torch.cat([batch.x for batch in batches]), condition,
                       tuple(name for batch in batches for name in batch.names))
     else:
         raise ConfigError(f"data of this kind has no {split} part to measure on: take --split valid.")
@@ -125,10 +130,15 @@ def held_out(source: Source, split: PartName, limit: int | None, seed: int) -> B
     return chosen(whole, order[:limit].sort().values)
 
 
+def numbers(value: object) -> dict[str, Any]:
+    """A measure's parts by name; None for a number that is not finite, which JSON does not know."""
+    return {name: None if isinstance(its, float) and not math.isfinite(its) else its
+            for name, its in vars(value).items()}
+
+
 def chosen(batch: Batch, index: Tensor) -> Batch:
     """The examples at ``index`` (M,) int64, in its order."""
-    label = batch.condition.label
-    return Batch(batch.x[index], Condition(None if label is None else label[index]),
+    return Batch(batch.x[index], pick(batch.condition, index) or Condition(),
                  tuple(batch.names[i] for i in index.tolist()))
 
 
@@ -159,7 +169,7 @@ def page(asked: "Arguments", model: Model, source: Source, batch: Batch, result:
         exhibit.put_on(report)
     log = find_checkpoint(asked.model).parent / "log.jsonl"
     if log.exists():
-        logged = {name for line in log.read_text().splitlines() for name in json.loads(line)}
+        logged = {name for row in json_lines(log) for name in row}
         report.section("Training")
         report.figure("The course of training", draw_loss(log, [name for name in CURVES if name in logged]))
     return report

@@ -1,5 +1,6 @@
 """audiovae latents: walk a trained model's latent space, and tell what it is like."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 import tyro
 
 from audiovae.commands.arguments import parse, split_settings
-from audiovae.errors import ConfigError, LabelError, OutputError
+from audiovae.errors import ConfigError, LabelError, OutputError, ShapeError
 from audiovae.gallery import (
     Exhibit,
     Study,
@@ -91,6 +92,8 @@ def main(argv: list[str]) -> int:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise ConfigError(f"--{name} wants {least} or more, got {value}.")
+    if not 0 <= arguments.temperature < math.inf:
+        raise ConfigError(f"--temperature wants 0 or more, got {arguments.temperature:g}.")
     if arguments.recordings and (arguments.action != "interpolate" or len(arguments.recordings) != 2):
         raise ConfigError("--recordings wants two recordings, for the action interpolate.")
     torch.manual_seed(arguments.seed)
@@ -134,7 +137,7 @@ def _report(exhibits: dict[str, Callable[[], Exhibit]], arguments: Arguments) ->
     for name, make in exhibits.items():
         try:
             make().put_on(report)
-        except (ConfigError, LabelError) as error:  # such as labels, to a model that is told none
+        except (ConfigError, LabelError, ShapeError) as error:  # such as labels, to a model that is told none
             missing.append(f"{name}: {str(error).removeprefix('latents: ')}")
     if missing:
         report.section("What does not apply to this model")

@@ -21,7 +21,7 @@ from audiovae.metrics.latents import (
 from audiovae.report import Table
 from audiovae.report.pictures import draw_kl
 from audiovae.report.table import Cell
-from audiovae.shapes import Batch, Condition
+from audiovae.shapes import Batch
 
 STEP = 0.05  # of a small step, in units of the latents' spread
 WALKED = 100  # pairs of examples between which data is followed, at most
@@ -64,9 +64,9 @@ def neighbours(study: Study, count: int = 12) -> Exhibit:
     >>> list(neighbours(example_study(), count=4).tables)
     ['Distance to the nearest training example, and over that of held-out ones']
     """
-    told, label = None, study.train.condition.label
-    if study.inner.embedding is not None and label is not None:
-        told = Condition(label[torch.randint(len(label), (count,), generator=study.generator)])
+    told = None
+    if study.inner.embedding is not None:
+        told = study.told(study.train, torch.randint(len(study.train.x), (count,), generator=study.generator))
     x = generate(study.model, study.draw(count), told)
     rate, compared = study.sample_rate, (x, study.train.x, study.held_out.x[:COMPARED])
     found = novelty(*(compared if rate is None else (timeless(part, rate) for part in compared)))
@@ -121,6 +121,8 @@ def _smoothness(study: Study, z: Tensor) -> list[tuple[Cell, Cell]]:
     unit, told, half = spread(z), study.told(study.held_out), min(WALKED, len(z) // 2)
     near = smoothness(lambda place: generate(study.model, place, pick(told, slice(0, half))), z[:half], STEP * unit,
                       study.generator)
+    if not (z[:half] != z[half:2 * half]).flatten(1).any(1).all():
+        return [("smoothness", "cannot be told: some examples have the very same latent")]
     way = path_smoothness(lambda place: generate(study.model, place, pick(told, slice(0, half))), z[:half],
                           z[half:2 * half], steps=16)
     return [("change in data per spread of the latent, over a small step", f"{unit * near.mean:.3g}"),

@@ -21,7 +21,7 @@ from audiovae.image.source import ImageSource
 from audiovae.latents import generate, locate
 from audiovae.latents.coding import autoencoder
 from audiovae.metrics.latents import fitted_draws
-from audiovae.models import Autoencoder, Ladder, Model
+from audiovae.models import Autoencoder, Ladder, Model, SemiSupervised
 from audiovae.shapes import Batch, Condition, MelSpec
 from audiovae.spectrogram_data import SpectrogramSource
 
@@ -64,9 +64,16 @@ class Study:
         """What pictures are spectrograms of; None where they are of no sound."""
         return self.model.data.mel
 
-    def told(self, batch: Batch, part: slice = slice(None)) -> Condition | None:
-        """What the model is told of examples; None where it is told nothing."""
-        return None if self.inner.embedding is None else pick(batch.condition, part)
+    def told(self, batch: Batch, part: slice | Tensor = slice(None)) -> Condition | None:
+        """What the model is told of examples; None where it is told nothing.
+
+        A semi-supervised model is never told that a label is unknown: the likeliest stands for it.
+        """
+        condition = None if self.inner.embedding is None else pick(batch.condition, part)
+        if isinstance(self.model, SemiSupervised):
+            with torch.no_grad():
+                condition = self.model.told(batch.x[part], condition)
+        return condition
 
     @property
     def has_prior(self) -> bool:

@@ -1,6 +1,8 @@
 """Pictures in one NumPy archive: x_train, y_train, x_test, y_test, or all in x and y; e_train, e with embeddings."""
 
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,9 @@ from audiovae.errors import CorpusError
 from audiovae.image.pictures import Part, Pictures, numbered, three_parts
 
 Arrays = dict[str, NDArray]
+MOST_LABELS = 1 << 20  # kinds of pictures: a greater label is a slip, and every kind gets a name
+DAMAGED = (ValueError, AttributeError, TypeError, EOFError, SyntaxError, RuntimeError, MemoryError, zlib.error,
+           tokenize.TokenError, zipfile.BadZipFile)  # what reading one that is damaged may raise
 
 
 def read_archive(path: str | Path) -> Pictures:
@@ -57,10 +62,13 @@ def read_archive(path: str | Path) -> Pictures:
 def _load(path: Path) -> Arrays:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+            found = {key: archive[key] for key in archive.files}
+        if strange := [key for key, value in found.items() if not isinstance(value, np.ndarray)]:
+            raise ValueError(f"{strange[0]} is no array")
+        return found
     except OSError as error:
         raise CorpusError(f"archive {path} cannot be read ({error.strerror or error}): name an .npz file.") from None
-    except (ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise CorpusError(f"archive {path} is no .npz file of plain numbers ({error}): save uint8 pictures with "
                           "numpy.savez.") from None
 
@@ -73,9 +81,10 @@ def _part(path: Path, arrays: Arrays, ending: str, noun: str) -> Part:
         raise CorpusError(f"archive {path}: {e} wants finite embeddings ({count}, E), got {embedding.dtype} "
                           f"{embedding.shape}.")
     label = arrays.get(y, np.full(count, -1))
-    if label.shape != (count,) or label.dtype.kind not in "iu" or label.min(initial=0) < -1:
-        raise CorpusError(f"archive {path}: {y} wants {count} whole numbers from 0 (-1 where unknown), got "
-                          f"{label.dtype} {label.shape}.")
+    if label.shape != (count,) or label.dtype.kind not in "iu" or label.min(initial=0) < -1 \
+            or label.max(initial=0) >= MOST_LABELS:
+        raise CorpusError(f"archive {path}: {y} wants {count} whole numbers from 0 (-1 where unknown) to "
+                          f"{MOST_LABELS - 1}, got {label.dtype} {label.shape} up to {label.max(initial=0)}.")
     return Part(pixels, torch.from_numpy(label.astype(np.int64)), numbered(noun, range(count)),
                 torch.from_numpy(embedding.astype(np.float32)) if embedding is not None else None)
 

@@ -59,6 +59,8 @@ def open_picture(path: Path, size: int, channels: int, crop: int | None = None) 
     Raises OSError, ValueError or SyntaxError on what Pillow cannot read.
     """
     with Image.open(path) as image:
+        if image.mode[0] in "IF":  # convert would cut off all above 255
+            raise ValueError(f"pixels of mode {image.mode}, wanted 8 bits")
         upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
     if crop is not None:
         left, top = (upright.width - crop) // 2, (upright.height - crop) // 2
@@ -79,7 +81,7 @@ def _read(root: Path, files: list[Path], size: int, channels: int, labels: tuple
     for file in files:
         try:
             pixels.append(open_picture(file, size, channels))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
             bad.append(f"{file.relative_to(root)}: {' '.join(str(error).split())}")
             continue
         label.append(labels.index(file.relative_to(root).parts[0]) if file.parent != root else -1)

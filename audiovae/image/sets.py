@@ -94,11 +94,13 @@ class FolderData(ImageData):
     kind: Literal["folder"] = "folder"
     path: str = ""
     size: int = 64
-    channels: Literal[1, 3] = 3
+    channels: int = 3
 
     def read(self) -> Pictures:
         if self.size < 1:
             raise ConfigError(f"data.size wants a number above 0, got {self.size}.")
+        if self.channels not in (1, 3):
+            raise ConfigError(f"data.channels wants 1 (grey) or 3 (RGB), got {self.channels}.")
         return read_folder(_given(self.path, "path"), self.size, self.channels)
 
 
@@ -108,9 +110,11 @@ class ShapesData(ImageData):
 
     kind: Literal["shapes"] = "shapes"
     count: int = 30_000
-    side: Literal[32, 64] = 64
+    side: int = 64
 
     def read(self) -> Pictures:
+        if self.side not in (32, 64):
+            raise ConfigError(f"data.side wants 32 or 64, got {self.side}.")
         return draw_shapes(self.count, self.side)
 
 

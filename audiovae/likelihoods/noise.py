@@ -12,7 +12,7 @@ from pydantic import Discriminator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiovae.config import Config
+from audiovae.config import Config, Count
 from audiovae.errors import ConfigError, ExtraError
 from audiovae.likelihoods.base import Measure
 from audiovae.nn.conv import SameConv
@@ -191,7 +191,7 @@ class LogitNormalNoiseConfig(Config):
     """``width`` channels and ``depth`` residual blocks of the network that reads x."""
 
     kind: Literal["logit_normal"] = "logit_normal"
-    width: int = 32
+    width: Count = 32
     depth: int = 2
 
     def build(self, data: DataSpec) -> LogitNormalNoise:
@@ -203,7 +203,7 @@ class FlowNoiseConfig(Config):
     """``layers`` couplings, each with a network of ``width`` channels and ``depth`` residual blocks."""
 
     kind: Literal["flow"] = "flow"
-    width: int = 32
+    width: Count = 32
     depth: int = 2
     layers: int = 4
 

@@ -18,7 +18,7 @@ from audiovae.bottlenecks import BottleneckConfig, Gaussian, RVQConfig
 from audiovae.bottlenecks.base import Bottleneck
 from audiovae.bottlenecks.priors import PseudoInputs
 from audiovae.bottlenecks.rvq import ResidualQuantizer
-from audiovae.config import Config
+from audiovae.config import Config, Whole
 from audiovae.corruption import CorruptionConfig
 from audiovae.decoders import Decoder, DecoderConfig, SpectralDecoderConfig, vector_decoder
 from audiovae.encoders import Encoder, EncoderConfig, SpectralEncoderConfig, repeated, vector_encoder
@@ -299,7 +299,7 @@ class AutoencoderConfig(Config):
     decoder: DecoderConfig = SpectralDecoderConfig()
     likelihood: LikelihoodConfig = GaussianConfig()
     latent: Literal["grid", "vector"] = "grid"
-    condition_dim: int = 0
+    condition_dim: Whole = 0
     reference: ReferenceConfig | None = None
     condition_encoder: bool = False
     label_dropout: float = 0.1

@@ -13,7 +13,7 @@ from pydantic import Discriminator
 from torch import Tensor, nn
 
 from audiovae.autoregressive import check_factorised, sample_pixels
-from audiovae.config import Config
+from audiovae.config import Config, Count
 from audiovae.errors import ConfigError
 from audiovae.likelihoods import CategoricalConfig, Likelihood, LikelihoodConfig
 from audiovae.likelihoods.dequantized import Dequantized
@@ -89,7 +89,7 @@ class PixelCNNConfig(Config):
     """A gated PixelCNN and the likelihood of each of its pixels; see :class:`GatedPixelCNN`."""
 
     kind: Literal["pixelcnn"] = "pixelcnn"
-    width: int = 48
+    width: Count = 48
     depth: int = 6
     kernel: int = 3
     pixel_dropout: float = 0.0

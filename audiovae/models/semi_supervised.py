@@ -117,11 +117,11 @@ class SemiSupervised(nn.Module):
 
     def encode(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """The posterior's parameters of z, for the label given or, where unknown, the likeliest: (B, 2 D, ...)."""
-        return self.autoencoder.encode(x, self._told(x, condition))
+        return self.autoencoder.encode(x, self.told(x, condition))
 
     def reconstruct(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """Data through both halves, its label as in :meth:`encode`."""
-        return self.autoencoder.reconstruct(x, self._told(x, condition))
+        return self.autoencoder.reconstruct(x, self.told(x, condition))
 
     def decode(self, codes: Tensor, condition: Condition | None = None,
                generator: torch.Generator | None = None) -> Tensor:
@@ -136,7 +136,8 @@ class SemiSupervised(nn.Module):
             condition = Condition(label.to(next(self.parameters()).device))
         return self.autoencoder.sample(count, condition, temperature, generator, size)
 
-    def _told(self, x: Tensor, condition: Condition | None) -> Condition:
+    def told(self, x: Tensor, condition: Condition | None) -> Condition:
+        """The labels of data (B, C, *size): those given, and the likeliest where none is (-1)."""
         likeliest = self.classify(x).argmax(1)
         label = condition.label if condition is not None else None
         return Condition(likeliest if label is None else torch.where(label < 0, likeliest, label))

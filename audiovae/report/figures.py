@@ -3,7 +3,6 @@
 Lines keep to two mid tones, so that a figure can be shown on a light and on a dark page.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from audiovae.audio.features import STFT
 from audiovae.errors import ConfigError, ShapeError, nearest
+from audiovae.files import json_lines
 
 WIDTH, TEXT = 7.0, 9.0  # inches, points
 FIRST, SECOND = "#3f86c9", "#dd7a36"
@@ -132,7 +132,7 @@ def draw_loss(log: str | Path, names: Sequence[str]) -> Figure:
     'distortion'
     """
     try:
-        lines = [json.loads(line) for line in Path(log).read_text().splitlines()]
+        lines = json_lines(Path(log))
         splits = list(dict.fromkeys(line["split"] for line in lines))
         steps = max(line["step"] for line in lines)
     except (OSError, ValueError, LookupError, TypeError) as error:
