@@ -154,13 +154,13 @@ class Converter:
 
     def _spoken(self, voice: Voice, sung: Prosody, heard: "Latents") -> Sayer:
         """What speaks by the decoder alone, on the whole as loud as the source."""
-        decoder = self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, heard)
+        sample = z, first, last = self._sample(sung, heard)
+        decoder = self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, sample)
         say = self._sayer(decoder, voice.vector, sung)
-        start, stop, first, last = self._sample(sung, heard)
         level = torch.from_numpy(sung.level[first:last]).double()
         loud = level > level.max() - LOUD  # a decoder may be at its own level in pauses
         with torch.no_grad():
-            power = say(heard(start, stop), first, last).double().view(len(level), -1).square().mean(1)
+            power = say(z, first, last).double().view(len(level), -1).square().mean(1)
         gain = float((10 ** (level[loud] / 10)).mean() / power[loud].mean().clamp(min=1e-12)) ** 0.5
         return lambda z, first, last: gain * say(z, first, last)
 
@@ -173,24 +173,24 @@ class Converter:
             own = check_voice_model(self.model).vector(opening[None, None])[0]
             spectrum, _ = long_term_spectrum(opening, decoder.stft)
         wave = Scroll(repitched(recording, found, sung.pitch, self.sample_rate, self.frame), behind=0)
-        decoders = (self._equalised(own, spectrum, decoder, found, heard),
-                    self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, heard))
+        sample = self._sample(found, heard)
+        decoders = (self._equalised(own, spectrum, decoder, found, sample),
+                    self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, sample))
         return DifferentialFilter(decoders, (own, voice.vector), (found, sung), wave, self.sample_rate)
 
     def _equalised(self, vector: Tensor, spectrum: Tensor, decoder: SourceFilterDecoder, melody: Prosody,
-                   heard: "Latents") -> SourceFilterDecoder:
+                   sample: tuple[Tensor, int, int]) -> SourceFilterDecoder:
         """The decoder brought to the voice's long-term spectrum, by how it says a sample of the latents."""
-        start, stop, first, last = self._sample(melody, heard)
         with torch.no_grad():
-            said = self._sayer(decoder, vector, melody)(heard(start, stop), first, last)
+            said = self._sayer(decoder, vector, melody)(*sample)
             return equalised(decoder, said, spectrum, self.sample_rate)
 
-    def _sample(self, melody: Prosody, heard: "Latents") -> tuple[int, int, int, int]:
-        """The stretch of at most SAMPLE latent steps with the most voiced frames, and the frames that it is."""
+    def _sample(self, melody: Prosody, heard: "Latents") -> tuple[Tensor, int, int]:
+        """The latents of at most SAMPLE steps, those with the most voiced frames, and the first and last of these."""
         per, size = self.codec.hop // self.frame, min(SAMPLE, len(heard))
         starts = range(0, len(heard) - size, SAMPLE // 2)
         start = max((*starts, len(heard) - size), key=lambda at: melody.voiced[at * per:(at + size) * per].sum())
-        return start, start + size, start * per, (start + size) * per
+        return heard(start, start + size), start * per, (start + size) * per
 
     def _sayer(self, decoder: SourceFilterDecoder, vector: Tensor, melody: Prosody) -> Sayer:
         rows, excitation = melody.tensor()[None], Excitation(melody.pitch, self.sample_rate, self.frame)

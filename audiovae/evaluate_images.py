@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from audiovae import metrics
+from audiovae.gallery.study import pick
 from audiovae.image.features import FeatureNetwork
 from audiovae.image.source import ImageSource
 from audiovae.likelihoods import Bernoulli
@@ -117,7 +118,7 @@ def evaluate_pictures(model: Model, batch: Batch, binarize: Binarize = "none", s
         torch.manual_seed(seed)
         for start in range(0, len(batch.x), BATCH):
             x = batch.x[start:start + BATCH]
-            condition = told(model, _part(batch.condition, slice(start, start + BATCH)))
+            condition = told(model, pick(batch.condition, slice(start, start + BATCH)))
             output = model(x, condition)
             if start == 0:
                 result.notes = _notes(model, output, samples)
@@ -158,15 +159,11 @@ def score_generated(model: Model, network: FeatureNetwork, real: Batch, count: i
     on fewer than 100 generated or 20 real pictures.
     """
     generator = torch.Generator().manual_seed(seed)
-    label, embedding = real.condition.label, real.condition.embedding
     fakes = []
     with torch.no_grad():
         for start in range(0, count, BATCH):
             index = torch.arange(start, min(start + BATCH, count)) % len(real.x)
-            condition = None
-            if is_told(model):
-                condition = Condition(None if label is None else label[index],
-                                      embedding=None if embedding is None else embedding[index])
+            condition = told(model, pick(real.condition, index))
             fakes.append(model.sample(len(index), condition, generator=generator))
     return generation_scores(real.x, torch.cat(fakes).clamp(0, 1), network).rows()
 
@@ -199,7 +196,7 @@ def is_told(model: Model) -> bool:
     return not isinstance(model, SemiSupervised) and getattr(model, "embedding", None) is not None
 
 
-def told(model: Model, condition: Condition) -> Condition | None:
+def told(model: Model, condition: Condition | None) -> Condition | None:
     """The condition, for a model that takes one."""
     return condition if is_told(model) else None
 
@@ -251,11 +248,6 @@ def _has_density(output: Output) -> bool:
 def _draws(model: Model) -> bool:
     inner = model.autoencoder if isinstance(model, SemiSupervised) else model
     return isinstance(inner, Autoencoder) and inner.decoder.autoregressive
-
-
-def _part(condition: Condition, part: slice) -> Condition:
-    label, embedding = condition.label, condition.embedding
-    return Condition(label if label is None else label[part], embedding if embedding is None else embedding[part])
 
 
 def _wrong(model: SemiSupervised, x: Tensor, label: Tensor | None) -> Tensor:

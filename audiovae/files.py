@@ -209,7 +209,7 @@ def below(folder: str | Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         seen.add(os.path.realpath(root))
         folders[:] = sorted(name for name in folders if os.path.realpath(os.path.join(root, name)) not in seen)
-        yield from (Path(root, name) for name in files if not name.startswith("."))  # half-written ones are hidden too
+        yield from (Path(root, name) for name in files if not name.startswith("."))  # half-written, or of macOS
 
 
 def _raise(error: OSError) -> None:

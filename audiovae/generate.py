@@ -197,9 +197,7 @@ def draw(priors: Sequence[PriorFile], request: Request, songs: dict[int, Steps],
 
     Raises LabelError on a name that a prior does not know, ConfigError on weights that it cannot have.
     """
-    for prior in priors:
-        check_names(prior, request)
-        check_weights(prior, request)
+    check_request(priors, request)
     plans = list(work(priors, request, songs))
     songs = {level: codes.copy() for level, codes in (begun or songs).items()}
     for prior in priors:
@@ -275,6 +273,13 @@ def conditioned(prior: PriorFile, request: Request, songs: dict[int, Steps],
     return Condition(label=label, tags=tags, timing=timing, text=text, upper=upper)
 
 
+def check_request(priors: Sequence[PriorFile], request: Request) -> None:
+    """LabelError or ConfigError on what one of ``priors`` cannot be asked, told before any is loaded."""
+    for prior in priors:
+        check_names(prior, request)
+        check_weights(prior, request)
+
+
 def check_names(prior: PriorFile, request: Request) -> None:
     """LabelError, with the nearest names, on a tag or label that a prior was not trained with; text likewise."""
     for name in request.tags:
@@ -289,7 +294,7 @@ def check_names(prior: PriorFile, request: Request) -> None:
 
 
 def check_weights(prior: PriorFile, request: Request) -> None:
-    """ConfigError on int8 weights of a prior that cannot have them, told before any is loaded."""
+    """ConfigError on int8 weights of a prior that cannot have them."""
     if request.weights == "int8":
         check_quantizable(prior.kind, str(prior.path))
 

@@ -22,7 +22,7 @@ from audiovae.config import from_dict
 from audiovae.errors import CheckpointError, ConfigError, LabelError, nearest
 from audiovae.files import atomic_folder
 from audiovae.gallery.exhibit import Exhibit, show
-from audiovae.generate import PriorFile, Request, check_model, check_names, check_weights
+from audiovae.generate import PriorFile, Request, check_model, check_request
 from audiovae.image.features import classifier_of
 from audiovae.image.files import write_picture
 from audiovae.image.source import ImageSource
@@ -67,9 +67,7 @@ def draw_codes(priors: Sequence[PriorFile], request: Request, given: Codes | Non
 
     Raises LabelError on a label that a prior was not trained with, ConfigError on weights that it cannot have.
     """
-    for prior in priors:
-        check_names(prior, request)
-        check_weights(prior, request)
+    check_request(priors, request)
     codes = dict(given or {})
     for prior in (prior for prior in priors if prior.codes.level not in codes):
         level, label, parts = prior.codes.level, _index(prior, request.label), []

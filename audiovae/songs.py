@@ -103,8 +103,10 @@ def given_codes(codec: AnyCodec, source: Path, seconds: float | None = None) -> 
                               "leave it out.")
         return ({hops.index(hop): level for hop, level in zip(codes.hops, codes.levels, strict=True)},
                 codes.num_samples)
-    wave = torch.cat(list(stream_channels(source, codec.channels, codec.sample_rate)) if codec.channels > 1 else
-                     [read_audio(source, codec.sample_rate)[0]], dim=1)
+    if codec.channels > 1:
+        wave = torch.cat([*stream_channels(source, codec.channels, codec.sample_rate)], dim=1)
+    else:
+        wave, _ = read_audio(source, codec.sample_rate)
     if seconds is not None:
         wave = wave[:, -max(1, round(seconds * codec.sample_rate)):]
     steps = wave.shape[-1] // hops[-1]

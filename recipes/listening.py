@@ -1,6 +1,5 @@
 """What a trained model of sound keeps of recordings it was not trained on: the measure of the recipes' studies."""
 
-import json
 import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -14,6 +13,7 @@ from audiovae import metrics
 from audiovae.checkpoint import load_model
 from audiovae.data import AudioSource
 from audiovae.evaluate import WHOLE, Clip, evaluate, judged, measures
+from audiovae.files import json_lines
 from audiovae.level_codec import codec_of
 from audiovae.models import Autoencoder, Model
 
@@ -30,7 +30,7 @@ def heard(run: Path, source: AudioSource, limit: int, judges: tuple[str, ...]) -
         numbers = drawn(model, recordings, judges)
     else:
         numbers = coded(model, recordings, judges)
-    steps = [row["step"] for row in map(json.loads, (run / "log.jsonl").read_text().splitlines())]
+    steps = [row["step"] for row in json_lines(run / "log.jsonl")]
     return {**numbers, "steps": max(steps, default=0),
             "million weights": sum(weights.numel() for weights in model.parameters()) / 1e6}
 

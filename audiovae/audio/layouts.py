@@ -285,9 +285,9 @@ _LISTERS: dict[LayoutName, Callable[[Listing, Microphone], None]] = {
 
 
 def _audio(folder: Path) -> Iterator[Path]:
-    """Recordings below a folder, sorted; hidden files (of macOS archives, say) are none."""
+    """Recordings below a folder, sorted."""
     for path in sorted(below(folder)):
-        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".") and path.is_file():
+        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():
             yield path
 
 

@@ -144,8 +144,7 @@ class Codes:
         if not math.isfinite(start) or (stop is not None and math.isnan(stop)):
             raise ShapeError(f"codes want a part from a number of seconds, got {start:g} to {stop}.")
         first = round(start * self.sample_rate)
-        open_ended = stop is None or stop * self.sample_rate >= self.num_samples
-        last = self.num_samples if open_ended else round(stop * self.sample_rate)  # type: ignore[operator]
+        last = self.num_samples if stop is None else round(min(stop * self.sample_rate, self.num_samples))
         if not 0 <= first < last:
             end = "the end" if stop is None else f"{stop:g} s"
             raise ShapeError(f"no samples from {start:g} s to {end} in codes of {length:.3f} s.")

@@ -20,8 +20,7 @@ from audiovae.generate import (
     Request,
     Steps,
     check_model,
-    check_names,
-    check_weights,
+    check_request,
     digest,
     draw,
     open_priors,
@@ -123,9 +122,7 @@ def main(argv: list[str]) -> int:
     codec = _codec(arguments, priors)
     given = _given(arguments, codec)
     request = _request(arguments, priors, codec, given)
-    for prior in priors:  # before there is a folder
-        check_names(prior, request)
-        check_weights(prior, request)
+    check_request(priors, request)  # before there is a folder
     place = Place.of(arguments.output, arguments.count)
     check_free(place, arguments.resume)
     songs = open_songs(priors, codec.model.code_levels, request, _open_gap(arguments, codec, given.codes))

@@ -9,7 +9,6 @@ can be stopped and started. Runs and numbers (study.json) lie in runs/study/NAME
 scikit-learn's digits: it then shows that it works, and no more.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 
 from audiovae import metrics
 from audiovae.checkpoint import load_model
+from audiovae.files import json_lines
 from audiovae.image.features import classifier_of
 from audiovae.metrics.bounds import evidence, log_likelihood
 from audiovae.metrics.generation import frechet_distance
@@ -43,7 +43,7 @@ def likely(run: Path, source: Source, limit: int) -> Numbers:
         nll.append(-log_likelihood(model, part, SAMPLES))
         for use, latent in zip(uses, model(part).latents, strict=True):
             use.add(latent)
-    rows = [row for row in map(json.loads, (run / "log.jsonl").read_text().splitlines()) if row["split"] == "train"]
+    rows = [row for row in json_lines(run / "log.jsonl") if row["split"] == "train"]
     norms = [row["grad_norm"] for row in rows] or [0.0]  # none is logged by a run of a few steps
     return {"ELBO, nats": float(torch.cat(elbo).mean()), f"NLL, IWAE-{SAMPLES}, nats": float(torch.cat(nll).mean()),
             "groups in use": len(uses) - len(silent(uses)), "steps left out": rows[-1]["skipped"] if rows else 0,
