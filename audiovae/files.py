@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from audiovae.errors import AudioError, OutputError
 
 # What a failed write() says; such an error names no file. EDQUOT is not known to Windows.
@@ -70,6 +72,53 @@ def atomic_folder(path: str | Path, replace: bool = False) -> Iterator[Path]:
         yield temporary
 
 
+@contextmanager
+def resumable_folder(path: str | Path, settings: str) -> Iterator[Path]:
+    """Give a hidden folder beside ``path`` for long work; on success it takes the name, on a failure it is removed.
+
+    A process that is killed or interrupted leaves it, and whoever asks with the same ``settings`` is given it as it
+    was left; with others an empty one.
+
+    Raises
+    ------
+    OutputError
+        As :func:`atomic_folder`, and where another process is at work on it.
+
+    >>> import tempfile
+    >>> out = Path(tempfile.mkdtemp()) / "corpus"
+    >>> with suppress(KeyboardInterrupt), resumable_folder(out, "16 kHz") as folder:
+    ...     _ = (folder / "half").write_text("")
+    ...     raise KeyboardInterrupt
+    >>> with resumable_folder(out, "16 kHz") as folder:
+    ...     print([entry.name for entry in folder.iterdir()])
+    ['half']
+    """
+    target = check_folder(path)
+    hold = target.with_name(f".{target.name}.partial")
+    lock = FileLock(hold / "lock")
+
+    def remove(_: Path) -> None:
+        if lock.is_locked:  # else it is another's
+            shutil.rmtree(hold)
+
+    try:
+        with _replacing(path, target, _swap, remove, hold / "work", kept_after=(KeyboardInterrupt,)) as folder:
+            hold.mkdir(exist_ok=True)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                raise OutputError(f"{path} cannot be written: another process is at work on it.") from None
+            told = hold / "settings"
+            if not told.exists() or told.read_text() != settings:
+                shutil.rmtree(folder, ignore_errors=True)
+                told.write_text(settings)
+            folder.mkdir(exist_ok=True)
+            yield folder
+        shutil.rmtree(hold, ignore_errors=True)
+    finally:
+        lock.release()
+
+
 def check_folder(path: str | Path, replace: bool = False) -> Path:
     """The place of a folder that :func:`atomic_folder` may write; OutputError, before long work, where it may not."""
     target = _target(path)
@@ -122,17 +171,22 @@ def _target(path: str | Path) -> Path:
 
 
 @contextmanager
-def _replacing(
-    shown: str | Path, target: Path, commit: Callable[[Path, Path], None], remove: Callable[[Path], None]
-) -> Iterator[Path]:
-    """The life of a temporary name: parents made, body run, name taken; or all of it taken back."""
-    temporary = target.with_name(f".{target.stem[:40]}.tmp-{secrets.token_hex(4)}{target.suffix[:20]}")
+def _replacing(shown: str | Path, target: Path, commit: Callable[[Path, Path], None], remove: Callable[[Path], None],
+               temporary: Path | None = None, kept_after: tuple[type[BaseException], ...] = ()) -> Iterator[Path]:
+    """The life of a temporary name: parents made, body run, name taken; or all of it taken back.
+
+    kept_after : what may end the body without its work being removed.
+    """
+    hidden = f".{target.stem[:40]}.tmp-{secrets.token_hex(4)}{target.suffix[:20]}"
+    temporary = temporary or target.with_name(hidden)
     made = [parent for parent in target.parents if not os.path.exists(parent)]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         commit(temporary, target)
     except BaseException as error:
+        if isinstance(error, kept_after):
+            raise
         with suppress(OSError):  # there is none when the body did not come so far
             remove(temporary)
         with suppress(OSError):  # innermost first; one that others have filled meanwhile stays

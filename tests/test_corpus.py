@@ -3,8 +3,12 @@
 import json
 import os
 import pickle
+import shutil
+import subprocess
+import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +18,14 @@ import soundfile
 import torch
 from processes import Process
 
+from audiovae.audio import packing
 from audiovae.audio.corpus import Corpus
 from audiovae.audio.crops import CropSampler
 from audiovae.audio.example import example_corpus, example_recordings
 from audiovae.audio.io import read_audio, write_audio
 from audiovae.audio.loudness import loudness
-from audiovae.audio.prepare import PrepareConfig, prepare_corpus
+from audiovae.audio.prepare import prepare_corpus
+from audiovae.audio.prepare_config import PrepareConfig
 from audiovae.errors import AudiovaeError, ConfigError, CorpusError, OutputError
 
 RATE = 16_000
@@ -64,6 +70,81 @@ def test_two_runs_write_the_same_bytes(recordings, tmp_path):
         prepare_corpus(recordings, tmp_path / name, PrepareConfig(workers=workers))
     for name in ("audio.i16", "manifest.jsonl", "rejected.tsv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+DIES = """
+import os, signal, sys
+from audiovae.audio import packing, prepare
+from audiovae.audio.prepare_config import PrepareConfig
+load, calls = packing._load, []
+def dies(source, config):
+    calls.append(source)
+    if len(calls) > 12:
+        {end}
+    return load(source, config=config)
+packing._load = dies
+prepare.prepare_corpus(sys.argv[1], sys.argv[2], PrepareConfig(workers=1))
+"""
+ENDS = {"killed": "os.kill(os.getpid(), signal.SIGKILL)", "interrupted": "raise KeyboardInterrupt"}
+
+
+def read_anew(monkeypatch, recordings, out, config):
+    """The recordings that are read when a corpus is made, by name."""
+    names, load = [], packing._load
+    monkeypatch.setattr(packing, "_load", lambda source, config: (names.append(source.id), load(source, config))[1])
+    prepare_corpus(recordings, out, config)
+    monkeypatch.undo()
+    return names
+
+
+def same(a, b):
+    return all((a / name).read_bytes() == (b / name).read_bytes()
+               for name in ("audio.i16", "manifest.jsonl", "rejected.tsv"))
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_ended_early_and_called_again_it_goes_on(recordings, tmp_path, monkeypatch, end):
+    whole, out, config = tmp_path / "whole", tmp_path / "c", PrepareConfig(workers=1)
+    prepare_corpus(recordings, whole, config)
+    subprocess.run([sys.executable, "-c", DIES.format(end=ENDS[end]), recordings, out], stderr=subprocess.DEVNULL)
+    assert not out.exists() and (tmp_path / ".c.partial").exists()
+    anew = read_anew(monkeypatch, recordings, out, config)
+    assert 28 <= len(anew) < 40, "at most those under way are read twice"
+    assert same(whole, out) and sorted(p.name for p in tmp_path.iterdir()) == ["c", "whole"]
+    assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in whole.iterdir())
+
+
+def test_what_has_changed_meanwhile_is_read_again(recordings, tmp_path, monkeypatch):
+    source, out, config = tmp_path / "s", tmp_path / "c", PrepareConfig(workers=1)
+    shutil.copytree(recordings, source)
+    words = [sys.executable, "-c", DIES.format(end=ENDS["killed"]), source, out]
+    partial = tmp_path / ".c.partial/work"
+
+    subprocess.run(words)
+    journal = (partial / packing.JOURNAL).read_text().splitlines()
+    changed = Path(json.loads(journal[3])["stamp"][0])
+    os.utime(changed, (0, 0))
+    assert len(read_anew(monkeypatch, source, out, config)) == 37, "from the changed one on"
+    shutil.rmtree(out)
+
+    subprocess.run(words)
+    samples, journal = partial / "audio.i16", (partial / packing.JOURNAL).read_text()
+    os.truncate(samples, samples.stat().st_size - 2)  # as a power cut may leave it
+    (partial / packing.JOURNAL).write_text(journal + '{"sta')
+    assert len(read_anew(monkeypatch, source, out, config)) == 40 - len(journal.splitlines()) + 1
+    prepare_corpus(source, tmp_path / "whole", config)
+    assert same(tmp_path / "whole", out)
+    shutil.rmtree(out)
+
+    subprocess.run(words)
+    assert len(read_anew(monkeypatch, source, out, replace(config, min_seconds=0.4))) == 40, "asked for otherwise"
+
+
+def test_an_error_leaves_nothing_to_go_on_with(recordings, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing.np, "rint", lambda x: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prepare_corpus(recordings, tmp_path / "c")
+    assert not list(tmp_path.iterdir())
 
 
 def test_sixteen_bits_at_the_corpus_rate_are_kept_bit_for_bit(tmp_path):

@@ -14,7 +14,8 @@ import torch
 
 from audiovae.audio.corpus import SPLITS, Corpus
 from audiovae.audio.features import LogMel
-from audiovae.audio.prepare import MUSIC, prepare_corpus
+from audiovae.audio.prepare import prepare_corpus
+from audiovae.audio.prepare_config import MUSIC
 
 pytest.importorskip("symusic")
 if find_spec("pretty_midi") is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from audiovae.errors import AudioError, OutputError
-from audiovae.files import atomic_file, atomic_folder, below, expand_inputs
+from audiovae.files import atomic_file, atomic_folder, below, expand_inputs, resumable_folder
 
 
 def left(folder: Path) -> list[str]:
@@ -86,6 +86,22 @@ def test_a_kill_leaves_no_file_of_that_name(tmp_path):
               "with atomic_file(sys.argv[1]) as t: t.write_text('x'); os.kill(os.getpid(), signal.SIGKILL)")
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "x.wav")], check=False)
     assert not (tmp_path / "x.wav").exists()
+
+
+def test_two_at_work_on_one_folder_is_one_too_many(tmp_path):
+    with resumable_folder(tmp_path / "out", "a") as first:
+        (first / "one").write_text("")
+        with pytest.raises(OutputError, match="another process"), resumable_folder(tmp_path / "out", "a"):
+            pass
+        assert (first / "one").exists()
+    assert left(tmp_path) == ["out", "out/one"]
+
+
+def test_a_failure_leaves_nothing_to_go_on_with(tmp_path):
+    with pytest.raises(OutputError, match="no space left"), resumable_folder(tmp_path / "deep/out", "a") as folder:
+        (folder / "part").symlink_to("/dev/full")
+        (folder / "part").write_bytes(b"x" * 100_000)
+    assert left(tmp_path) == []
 
 
 def test_a_folder_appears_whole_and_is_replaced_whole(tmp_path):

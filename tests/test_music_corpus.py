@@ -12,7 +12,8 @@ import torch
 
 from audiovae.audio.augment import AugmentConfig
 from audiovae.audio.corpus import Corpus, Utterance
-from audiovae.audio.prepare import MUSIC, prepare_corpus
+from audiovae.audio.prepare import prepare_corpus
+from audiovae.audio.prepare_config import MUSIC
 from audiovae.audio.tags import read_tag_table, read_tags
 from audiovae.checkpoint import save_model
 from audiovae.cli import main

@@ -1,5 +1,6 @@
 """audiovae prepare: folders of recordings to a training corpus, VCTK fetched first where asked."""
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,7 +8,8 @@ from typing import Annotated, Literal
 import tyro
 
 from audiovae.audio.layouts import find_vctk
-from audiovae.audio.prepare import MUSIC, PrepareConfig, prepare_corpus
+from audiovae.audio.prepare import prepare_corpus
+from audiovae.audio.prepare_config import MUSIC, PrepareConfig
 from audiovae.audio.vctk import RELEASES, VctkName, download_vctk
 from audiovae.commands.arguments import parse
 from audiovae.errors import ConfigError, CorpusError
@@ -26,6 +28,8 @@ class Arguments:
     Understood as they were downloaded: VCTK 0.80 and 0.92, LibriSpeech, LibriTTS; and any folder of
     recordings, with a folder for each speaker or without. Of music, artist, genre and title are kept, and no artist
     is in two parts: audiovae prepare music FOLDER -o corpora/music --rate 44100 --channels 2
+
+    Interrupted or killed, and started again with the same words, it goes on where it was.
     """
 
     source: tyro.conf.Positional[tuple[str, ...]]
@@ -76,7 +80,11 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--url and --checksum say what to download: add --download.")
     elif corpus is not None:
         settings = replace(settings, layout=_version(corpus, folders))
-    print(prepare_corpus(folders, arguments.output, settings))
+    try:
+        print(prepare_corpus(folders, arguments.output, settings))
+    except KeyboardInterrupt:
+        print("Interrupted; what was read is kept: give the same command to go on.", file=sys.stderr)
+        return 130
     return 0
 
 
