@@ -17,12 +17,19 @@ NEARLY = 1e-5  # this near to the limit torch's own rounding decides whether a g
 
 
 def parameter_groups(model: nn.Module, lr: float, encoder_lr: float | None) -> list[dict[str, Any]]:
-    """The encoder's parameters, if there is one, at ``encoder_lr``, all others at ``lr``; ``base_lr`` is the peak."""
-    part = getattr(model, "encoder", None)
-    encoder = {id(p) for p in part.parameters()} if part is not None else set()
-    groups = [([p for p in model.parameters() if id(p) in encoder], encoder_lr or lr),
-              ([p for p in model.parameters() if id(p) not in encoder], lr)]
+    """The parameters of what infers the latent, if anything does, at ``encoder_lr``, all others at ``lr``; ``base_lr``
+    is the peak."""
+    inferring = {id(p) for part in inference(model) for p in part.parameters()}
+    groups = [([p for p in model.parameters() if id(p) in inferring], encoder_lr or lr),
+              ([p for p in model.parameters() if id(p) not in inferring], lr)]
     return [{"params": params, "lr": rate, "base_lr": rate} for params, rate in groups if params]
+
+
+def inference(model: nn.Module) -> list[nn.Module]:
+    """What makes q(z|x) of the data: the encoder, the posterior's flow, and where a label is a latent its classifier."""
+    parts = (getattr(model, "encoder", None), getattr(getattr(model, "bottleneck", None), "flow", None),
+             getattr(model, "classifier", None))
+    return [part for part in parts if part is not None]
 
 
 def apart(model: Model, trainee: nn.Module) -> list[list[nn.Parameter]]:
@@ -33,7 +40,7 @@ def apart(model: Model, trainee: nn.Module) -> list[list[nn.Parameter]]:
 
 
 def hold_all_but_encoder(optimizer: torch.optim.Optimizer) -> None:
-    """Drop the gradients of every group but the first, the encoder's: the next step leaves their weights alone."""
+    """Drop the gradients of every group but the first, of what infers: the next step leaves their weights alone."""
     for group in optimizer.param_groups[1:]:
         for parameter in group["params"]:
             parameter.grad = None

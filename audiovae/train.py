@@ -41,12 +41,13 @@ class TrainConfig(Config):
 
     init : the model whose weights training begins with, as ``--model`` names one; None for new ones. A resumed run
         goes on from its own.
-    lr, encoder_lr : peak learning rates of the whole model and of its encoder (None: the same).
+    lr, encoder_lr : peak learning rates of the whole model and of its encoder (None: the same), with which a flow of
+        the posterior and the classifier of a semi-supervised model go.
     warmup : share of the budget over which the rate rises from 0.
     ema : decay of the averaged weights, which are what a checkpoint offers for use; 0 for none.
     level : of a multi-resolution model the one to train, "each" for one after the other; left out, all in every step.
-    encoder_steps : steps of the encoder alone before each step of all, against a posterior that lags behind
-        (He 2019, section 4); the others' weights and optimizer stand still meanwhile.
+    encoder_steps : steps of the encoder alone, and what goes with it, before each step of all, against a posterior that
+        lags behind (He 2019, section 4); the others' weights and optimizer stand still meanwhile.
     skip_grad_norm : norm of the gradient above which a step is left out, before ``clip``; the log counts them as
         ``skipped``. None leaves none out.
     accumulate : micro-batches a step.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -21,6 +22,7 @@ from audiovae.config import from_dict
 from audiovae.errors import CheckpointError, ConfigError, OutputError, TrainingError
 from audiovae.image.source import ImageSource
 from audiovae.likelihoods import GaussianConfig
+from audiovae.models import SemiSupervisedConfig
 from audiovae.objectives import ObjectiveConfig
 from audiovae.optim import Average, clip, learning_rate
 from audiovae.rate_control import Geco
@@ -111,15 +113,31 @@ def test_a_run_that_forgets_its_multiplier_is_another_run(tmp_path, monkeypatch)
     assert any(not torch.equal(whole[k], cut[k]) for k in whole)
 
 
-def test_in_steps_of_the_encoder_alone_all_else_stands_still(tmp_path):
-    """Two of three steps are the encoder's; the third is everyone's (He 2019, algorithm 1)."""
+def semi_supervised(steps, **loop):
+    experiment = digits({"kind": "gaussian", "dim": 4}, steps, **loop)
+    told = replace(experiment.model, condition_encoder=True, latent="vector")
+    return replace(experiment, model=SemiSupervisedConfig(autoencoder=told),
+                   data=replace(experiment.data, labelled=100, labelled_share=0.5))
+
+
+FLOW = {"kind": "gaussian", "dim": 4, "posterior": {"kind": "iaf", "layers": 1, "width": 8, "context": 2}}
+
+
+@pytest.mark.parametrize(("make", "inferring"), [
+    (partial(digits, {"kind": "gaussian", "dim": 4}), {"encoder"}),
+    (partial(digits, FLOW), {"encoder", "bottleneck.flow"}),
+    (semi_supervised, {"autoencoder.encoder", "classifier"}),
+], ids=["plain", "flow", "semi-supervised"])
+def test_in_steps_of_the_encoder_alone_all_else_stands_still(make, inferring, tmp_path):
+    """Two of three steps are the encoder's, with all that infers; the third is everyone's (He 2019, algorithm 1)."""
     weights = []
     for steps in range(1, 7):
-        train(digits({"kind": "gaussian", "dim": 4}, steps, encoder_steps=2), tmp_path / "run", resume=steps > 1)
+        train(make(steps, encoder_steps=2), tmp_path / "run", resume=steps > 1)
         weights.append({k: v for k, v in tensors(tmp_path / "run").items() if k.startswith("weights/")})
     for step, (before, after) in enumerate(pairwise(weights), 1):
-        moved = {k.startswith("weights/encoder.") for k in after if not torch.equal(before[k], after[k])}
-        assert moved == ({True, False} if step % 3 == 2 else {True})
+        moved = {k for k in after if not torch.equal(before[k], after[k])}
+        parts = {next((part for part in inferring if k.startswith(f"weights/{part}.")), "another's") for k in moved}
+        assert parts == (inferring | {"another's"} if step % 3 == 2 else inferring)
 
 
 def test_stop_and_go_on_with_speech_and_residual_codes(tiny_corpus, tmp_path):
