@@ -26,7 +26,7 @@ def parameter_groups(model: nn.Module, lr: float, encoder_lr: float | None) -> l
 
 
 def inference(model: nn.Module) -> list[nn.Module]:
-    """What makes q(z|x) of the data: the encoder, the posterior's flow, and where a label is a latent its classifier."""
+    """What makes q(z|x) of the data: encoder, flow of the posterior, and where a label is a latent its classifier."""
     parts = (getattr(model, "encoder", None), getattr(getattr(model, "bottleneck", None), "flow", None),
              getattr(model, "classifier", None))
     return [part for part in parts if part is not None]
