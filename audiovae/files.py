@@ -131,10 +131,14 @@ def check_folder(path: str | Path, replace: bool = False) -> Path:
 
 @dataclass(frozen=True)
 class Input:
-    """One file to work on, and its place below the folder or glob that named it (to mirror the tree)."""
+    """One file to work on, and its place below the folder or glob that named it (to mirror the tree).
+
+    found : whether it was found there, and not named itself.
+    """
 
     path: Path
     relative: Path
+    found: bool = False
 
 
 def expand_inputs(inputs: Iterable[str | Path], suffixes: Iterable[str]) -> list[Input]:
@@ -287,7 +291,7 @@ def _expand(name: str | Path, suffixes: tuple[str, ...]) -> list[Input]:
         raise AudioError(f"{error.filename or name} cannot be read: {reason(error)}.") from None
     if not files:
         raise AudioError(f"{name} holds no file to read: wanted {', '.join(suffixes)}.")
-    return [Input(file, file.relative_to(root)) for file in files]
+    return [Input(file, file.relative_to(root), found=True) for file in files]
 
 
 def _root(pattern: Path) -> Path:

@@ -1,6 +1,7 @@
 """The ends of the command line: wrong usage, several inputs of which some are bad, pipes and full disks."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,6 +116,16 @@ def test_help_has_an_example_that_names_only_options_it_has(command, capsys):
     assert end.value.code == 0 and example.startswith(f"audiovae {command}")
     options = [word for word in example.split() if word.startswith("--")]
     assert [word for word in options if text.count(word) < 2] == [], "in the example, but not explained below it"
+
+
+def test_a_folder_goes_to_a_folder_though_one_recording_is_in_it_and_the_name_has_a_dot(work, cli):
+    Path("one").mkdir()
+    shutil.copy("a.wav", "one/a.wav")
+    assert cli("encode one --model model -o codes.v2")[0] == 0 and names("codes.v2") == ["a.codes"]
+    assert cli("decode codes.v2 --model model --speaker anna -o out.v2")[0] == 0 and names("out.v2") == ["a.wav"]
+    assert cli("encode one --model model -o one.codes")[0] == 0 and Path("one.codes").is_file()
+    code, _, errors = cli("encode a.wav --model model -o a.codex")
+    assert code == 2 and "not as '.codex'" in errors[0]
 
 
 def test_one_that_is_missing_does_not_stop_the_others(work, cli):

@@ -2,7 +2,9 @@
 
 import io
 import math
+import signal
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -292,6 +294,27 @@ def test_pipes_carry_codes_both_ways(model, tmp_path):
     part = run("decode", tmp_path / "a.codes", "-o", "-", "--raw", "f32le", "--from", "0.25", "--to", "1.5",
                "--model", model)
     assert np.array_equal(np.frombuffer(part.output, "<f4"), sound[2000:12000].numpy()), part.stderr
+
+
+def test_ctrl_c_ends_what_is_recorded_and_all_of_it_is_kept(model, tmp_path):
+    wave = np.random.default_rng(0).uniform(-0.3, 0.3, RATE).astype("<f4")
+    out = tmp_path / "a.codes"
+    process = Process(command, "encode", "-", "-o", out, "--raw", "f32le", "--rate", RATE, "--speaker", "anna",
+                      "--model", model)
+    process.stdin.write(wave.tobytes() + b"\0")  # a recorder is stopped within a sample
+    process.stdin.flush()
+    for _ in range(100):
+        if list(tmp_path.glob(".*")):  # it has begun to write
+            break
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    done = process.done()
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    got = Codes.load(out)
+    whole = Codec.from_pretrained(model).encode(wave[:got.num_samples], RATE, "anna")
+    assert 0 < got.num_samples <= len(wave)
+    assert np.array_equal(got.levels[0], whole.levels[0]) and f"{got.num_samples / RATE:.2f} s" in done.stdout
 
 
 def test_what_pipes_cannot_do_is_one_line(model, tmp_path, capsys, monkeypatch):

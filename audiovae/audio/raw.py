@@ -1,8 +1,10 @@
 """Sound through pipes, as it comes: raw samples or wav, read forward only, in constant memory."""
 
+import signal
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO, Literal
+from types import FrameType
+from typing import BinaryIO, Literal, Protocol
 
 import numpy as np
 import torch
@@ -20,12 +22,74 @@ UNTOLD = 0x7FFFF000  # lengths from here on, and 0, are what programs write into
 CHUNK = 1 << 16  # bytes at most at once; a pipe gives what is there
 
 
+class Source(Protocol):
+    """What sound is read from: as much as is there, up to a size, and nothing at its end."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def read1(self, size: int, /) -> bytes: ...
+
+
+class UntilInterrupt:
+    """An open binary file that ends, within, where Ctrl-C is pressed: sound that someone records has no other end.
+
+    A second Ctrl-C raises KeyboardInterrupt as usual. Only the main thread may enter it.
+
+    >>> import io
+    >>> with UntilInterrupt(io.BytesIO(b"sound")) as file:
+    ...     heard = file.read1(2)
+    ...     signal.raise_signal(signal.SIGINT)
+    ...     heard, file.read1(2), file.ended
+    (b'so', b'', True)
+    """
+
+    class _Ended(Exception):
+        pass
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.name = file, getattr(file, "name", "stream")
+        self.ended = self._reading = False
+
+    def __enter__(self) -> "UntilInterrupt":
+        self._before = signal.signal(signal.SIGINT, self._catch)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def read(self, size: int) -> bytes:
+        """Just so many bytes, fewer only at the end."""
+        found = b""
+        while len(found) < size and (more := self.read1(size - len(found))):
+            found += more
+        return found
+
+    def read1(self, size: int) -> bytes:
+        """What is there, at most so many bytes; waits for the first."""
+        if self.ended:
+            return b""
+        try:
+            self._reading = True
+            return self.file.read1(size)  # type: ignore[attr-defined] - a pipe's, or stdin's, has it
+        except UntilInterrupt._Ended:
+            return b""
+        finally:
+            self._reading = False
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self.ended:
+            raise KeyboardInterrupt
+        self.ended = True
+        if self._reading:  # else a read that waits would go on waiting
+            raise UntilInterrupt._Ended
+
+
 class RawReader:
     """Mono pieces (n,) float32 at ``sample_rate`` of what an open binary file holds, each as soon as it is there.
 
     Parameters
     ----------
-    file : read forward only, such as ``sys.stdin.buffer``.
+    file : read forward only, such as ``sys.stdin.buffer``; of one that was interrupted what came until then counts.
     sample_rate : Hz to give.
     coding : of raw samples; None where the file is a wav, which tells for itself.
     source_rate, channels : of raw samples, in Hz; channels are interleaved, and averaged.
@@ -39,7 +103,7 @@ class RawReader:
     (2000, 2000)
     """
 
-    def __init__(self, file: BinaryIO, sample_rate: int, coding: Coding | None = None,
+    def __init__(self, file: Source, sample_rate: int, coding: Coding | None = None,
                  source_rate: int | None = None, channels: int = 1):
         self.file, self.sample_rate, self.coding = file, sample_rate, coding
         self.source_rate, self.channels, self.samples = source_rate or sample_rate, channels, 0
@@ -64,7 +128,7 @@ class RawReader:
     def _frames(self, kind: np.dtype, channels: int, left: int | None) -> Iterator[np.ndarray]:
         rest, size = b"", kind.itemsize * channels
         scale = 1.0 if kind.kind == "f" else 0.5 ** (8 * kind.itemsize - 1)
-        while left != 0 and (data := self.file.read1(CHUNK if left is None else min(left, CHUNK))):  # type: ignore
+        while left != 0 and (data := self.file.read1(CHUNK if left is None else min(left, CHUNK))):
             left = None if left is None else left - len(data)
             data = rest + data
             whole = len(data) // size * size
@@ -74,7 +138,7 @@ class RawReader:
             if not np.isfinite(samples).all():
                 raise AudioError(f"{self.name} has a NaN or infinite sample: repair it, or say its coding by --raw.")
             yield samples
-        if rest or left:
+        if (rest or left) and not getattr(self.file, "ended", False):
             raise AudioError(f"{self.name} is truncated: it ends within a sample, or before its stated length.")
 
     def _wav(self) -> tuple[str, int, int, int | None]:

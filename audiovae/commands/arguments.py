@@ -134,6 +134,8 @@ def check_pipes(command: str, inputs: tuple[str, ...], output: Path | None) -> b
 def outputs(found: list[Input], output: Path | None, suffix: str, tag: str = "") -> list[Path]:
     """Where each input's result goes: ``output`` itself for one, else mirrored below the folder ``output``.
 
+    Of one that was found in a folder, a name such as codes.v2 is a folder's.
+
     Without ``output`` results lie beside their inputs. A ``tag`` is put between name and suffix, and
     says that there are several results an input, so that ``output`` is a folder.
     """
@@ -141,7 +143,7 @@ def outputs(found: list[Input], output: Path | None, suffix: str, tag: str = "")
     if output is None:
         return [item.path.with_name(name.name) for item, name in zip(found, names, strict=True)]
     single = len(found) == 1 and found[0].relative == Path(found[0].path.name) and not tag
-    if single and output.suffix and not output.is_dir():
+    if single and (output.suffix in WRITTEN or (output.suffix and not found[0].found)) and not output.is_dir():
         return [output]
     if output.is_file() or (output.suffix in WRITTEN and not output.is_dir()):
         raise OutputError(f"{output} is one file, but several are to be written: name a folder.")

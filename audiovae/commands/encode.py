@@ -12,7 +12,7 @@ import tyro
 from tqdm import tqdm
 
 from audiovae.audio.layouts import LayoutName
-from audiovae.audio.raw import RawReader
+from audiovae.audio.raw import RawReader, UntilInterrupt
 from audiovae.checkpoint import DEFAULT
 from audiovae.commands.arguments import (
     AUDIO,
@@ -30,6 +30,7 @@ from audiovae.corpus_encoding import Done, Job, Settings, encode_jobs, is_row_cu
 from audiovae.engines import run_local, run_ray
 from audiovae.errors import ConfigError
 from audiovae.files import Input
+from audiovae.level_codec import AnyCodec
 from audiovae.picture_codec import encode_picture, is_of_pictures
 from audiovae.picture_encoding import PictureSettings, encode_pictures
 from audiovae.shards import FORMATS as SHARDS
@@ -57,7 +58,7 @@ class Arguments:
     """
 
     inputs: tyro.conf.Positional[tuple[str, ...]]
-    """Recordings or pictures, globs or folders; - alone for stdin, a wav or what --raw says."""
+    """Recordings or pictures, globs or folders; - alone for stdin, a wav or what --raw says, up to Ctrl-C."""
     model: Path = Path(DEFAULT)
     """Checkpoint folder, training run, hub repository, or a model that comes with audiovae."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
@@ -181,12 +182,16 @@ def _through_pipes(arguments: Arguments, settings: Settings) -> int:
     if source == "-" and arguments.channel is not None:
         raise ConfigError("--channel is of recordings; what comes through a pipe is mixed to one channel: name a file.")
     if source == "-":
-        recording = RawReader(sys.stdin.buffer, codec.sample_rate, arguments.raw, arguments.rate, arguments.channels)
-    else:
-        recording = Recording(Path(source), codec, arguments.channel)
-    encode_stream(codec, recording, sys.stdout.buffer if str(output) == "-" else output, arguments.speaker)
+        with UntilInterrupt(sys.stdin.buffer) as heard:
+            recording = RawReader(heard, codec.sample_rate, arguments.raw, arguments.rate, arguments.channels)
+            return _streamed(codec, recording, output, arguments.speaker)
+    return _streamed(codec, Recording(Path(source), codec, arguments.channel), output, arguments.speaker)
+
+
+def _streamed(codec: AnyCodec, recording: RawReader | Recording, output: Path, speaker: str | None) -> int:
+    encode_stream(codec, recording, sys.stdout.buffer if str(output) == "-" else output, speaker)
     if str(output) != "-":
-        print(sentence(output, recording.samples, codec, arguments.speaker))
+        print(sentence(output, recording.samples, codec, speaker))
     return 0
 
 
