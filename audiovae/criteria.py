@@ -5,18 +5,15 @@ size does not depend on the batch or the length. The target's spectra are comput
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Discriminator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiovae.audio.features import STFT, LogMel
 from audiovae.config import Config
-from audiovae.errors import ConfigError, ShapeError
-from audiovae.image.features import FeatureNetwork, LabelledBatches
-from audiovae.image.pretrained import comparing_network
+from audiovae.errors import ShapeError
+from audiovae.image.features import FeatureNetwork
 
 
 @dataclass(frozen=True)
@@ -150,6 +147,47 @@ class ComplexSTFT(SpectralCriterion):
         return stft.magnitude(estimate - target).mean() / stft.window.norm()
 
 
+class FrameRate(Criterion):
+    """How much more, or less, the loudness sways in time with a model's frames than the target's does.
+
+    Frames that are put together leave a hum at their rate: the mean over all frames of the energy within one, each in
+    units of the frame's own, is not flat. That mean is compared, as the first few terms of its Fourier series, whose
+    amplitudes are depths of modulation: the root of their differences' sum of squares. A sway that is the sound's own
+    does not stay in step with the frames, and its mean falls with their number, so that this wants batches of seconds.
+
+    period : samples of a frame, counted from the start of an example.
+    harmonics : of its rate, at most period / 2.
+
+    Raises ShapeError on examples shorter than a period.
+
+    >>> hum = 1 + 0.2 * torch.cos(2 * torch.pi * torch.arange(32000) / 320)
+    >>> x = torch.randn(32000, generator=torch.Generator().manual_seed(0))
+    >>> f"{FrameRate(320)((x * hum.sqrt()).view(1, 1, -1), x.view(1, 1, -1)):.1f}"
+    '0.2'
+    """
+
+    SILENCE = 1e-5  # power, -50 dB of full scale: frames that are quieter count less
+
+    def __init__(self, period: int = 320, harmonics: int = 8):
+        super().__init__()
+        self.period, self.harmonics = period, harmonics
+        turn = 2 * torch.pi * torch.arange(1, harmonics + 1)[:, None] * torch.arange(period) / period
+        self.register_buffer("waves", 2 / period * torch.cat([turn.cos(), turn.sin()]), persistent=False)
+
+    def compare(self, estimate: Tensor, target: Tensor) -> Tensor:
+        if estimate.shape[-1] < self.period:
+            raise ShapeError(f"FrameRate wants examples of a period or more, {self.period} samples, got "
+                             f"{estimate.shape[-1]}: take longer crops.")
+        with torch.no_grad():
+            truth = self.depths(target)
+        return torch.linalg.vector_norm(self.depths(estimate) - truth)
+
+    def depths(self, x: Tensor) -> Tensor:
+        """Of x (B, C, T), the cosines' and sines' amplitudes (2 H,) as shares of the mean energy."""
+        frames = x[..., :x.shape[-1] // self.period * self.period].reshape(-1, self.period).square()
+        return self.waves @ (frames / (frames.mean(1, keepdim=True) + self.SILENCE)).mean(0)  # type: ignore[operator]
+
+
 class TopSquares(Criterion):
     """Mean of an example's ``k`` largest squared errors: Jukebox's L∞ term (Dhariwal 2020, its code).
 
@@ -225,104 +263,3 @@ def _loudness(magnitude: Tensor, stft: STFT) -> Tensor:
     """The mean over examples of the norm of their magnitudes (..., N)."""
     quiet = QUIET * magnitude.shape[-1] ** 0.5 * stft.window.norm()
     return torch.maximum(magnitude.norm(dim=-1).mean(), quiet)
-
-
-def _hertz(kind: str, sample_rate: int | None) -> int:
-    if sample_rate is None:
-        raise ConfigError(f"criterion '{kind}' wants audio, and this data has no sample rate: take "
-                          "'sample_l1' or 'sample_l2'.")
-    return sample_rate
-
-
-@dataclass(frozen=True)
-class LogMelConfig(Config):
-    kind: Literal["log_mel"] = "log_mel"
-    weight: float = 1.0
-    resolutions: tuple[MelResolution, ...] = MEL_RESOLUTIONS
-
-    def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> LogMelL1:
-        return LogMelL1(_hertz(self.kind, sample_rate), self.resolutions)
-
-
-@dataclass(frozen=True)
-class MultiResolutionSTFTConfig(Config):
-    kind: Literal["multi_resolution_stft"] = "multi_resolution_stft"
-    weight: float = 1.0
-    resolutions: tuple[Resolution, ...] = RESOLUTIONS
-
-    def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> MultiResolutionSTFT:
-        _hertz(self.kind, sample_rate)
-        return MultiResolutionSTFT(self.resolutions)
-
-
-@dataclass(frozen=True)
-class JukeboxSpectralConfig(Config):
-    kind: Literal["jukebox_spectral"] = "jukebox_spectral"
-    weight: float = 1.0
-    resolutions: tuple[Resolution, ...] = RESOLUTIONS
-
-    def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> JukeboxSpectral:
-        _hertz(self.kind, sample_rate)
-        return JukeboxSpectral(self.resolutions)
-
-
-@dataclass(frozen=True)
-class ComplexSTFTConfig(Config):
-    kind: Literal["complex_stft"] = "complex_stft"
-    weight: float = 1.0
-    resolutions: tuple[Resolution, ...] = RESOLUTIONS
-
-    def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> ComplexSTFT:
-        _hertz(self.kind, sample_rate)
-        return ComplexSTFT(self.resolutions)
-
-
-@dataclass(frozen=True)
-class TopSquaresConfig(Config):
-    kind: Literal["top_squares"] = "top_squares"
-    weight: float = 0.02
-    k: int = 2048
-
-    def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> TopSquares:
-        return TopSquares(self.k)
-
-
-@dataclass(frozen=True)
-class SampleL1Config(Config):
-    kind: Literal["sample_l1"] = "sample_l1"
-    weight: float = 1.0
-
-    def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> SampleL1:
-        return SampleL1()
-
-
-@dataclass(frozen=True)
-class SampleL2Config(Config):
-    kind: Literal["sample_l2"] = "sample_l2"
-    weight: float = 1.0
-
-    def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> SampleL2:
-        return SampleL2()
-
-
-@dataclass(frozen=True)
-class PerceptualConfig(Config):
-    """Distance in a network's features.
-
-    network : "classifier", trained for ``steps`` on the data's labels before all else; "vgg", from disk; "auto", VGG
-        where its weights are on disk and the pictures have 16 pixels a side, else the classifier. A checkpoint
-        says which it was.
-    """
-
-    kind: Literal["perceptual"] = "perceptual"
-    weight: float = 1.0
-    network: Literal["auto", "classifier", "vgg"] = "auto"
-    steps: int = 200
-
-    def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> Perceptual:
-        return Perceptual(comparing_network(self.network, source, self.steps))
-
-
-CriterionConfig = Annotated[
-    LogMelConfig | MultiResolutionSTFTConfig | JukeboxSpectralConfig | ComplexSTFTConfig | TopSquaresConfig
-    | SampleL1Config | SampleL2Config | PerceptualConfig, Discriminator("kind")]

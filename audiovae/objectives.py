@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from audiovae.config import Config, Weight
-from audiovae.criteria import CriterionConfig
+from audiovae.criteria_config import CriterionConfig
 from audiovae.errors import ConfigError
 from audiovae.image.features import FeatureNetwork, LabelledBatches
 from audiovae.likelihoods import Likelihood

@@ -13,27 +13,31 @@ from audiovae.config import from_dict
 from audiovae.criteria import (
     RESOLUTIONS,
     ComplexSTFT,
-    ComplexSTFTConfig,
-    CriterionConfig,
+    FrameRate,
     JukeboxSpectral,
-    JukeboxSpectralConfig,
-    LogMelConfig,
     LogMelL1,
     MelResolution,
     MultiResolutionSTFT,
-    MultiResolutionSTFTConfig,
     Resolution,
     SampleL1,
-    SampleL1Config,
     SampleL2,
-    SampleL2Config,
     TopSquares,
+)
+from audiovae.criteria_config import (
+    ComplexSTFTConfig,
+    CriterionConfig,
+    FrameRateConfig,
+    JukeboxSpectralConfig,
+    LogMelConfig,
+    MultiResolutionSTFTConfig,
+    SampleL1Config,
+    SampleL2Config,
     TopSquaresConfig,
 )
 from audiovae.errors import ConfigError, ShapeError
 
 CONFIGS = [LogMelConfig(), MultiResolutionSTFTConfig(), JukeboxSpectralConfig(), ComplexSTFTConfig(),
-           TopSquaresConfig(), SampleL1Config(), SampleL2Config()]
+           FrameRateConfig(), TopSquaresConfig(), SampleL1Config(), SampleL2Config()]
 CRITERIA = {config.kind: config.build(16000) for config in CONFIGS}
 SPECTRAL = ["log_mel", "multi_resolution_stft", "jukebox_spectral", "complex_stft"]
 MAGNITUDE = SPECTRAL[:3]
@@ -107,8 +111,8 @@ def test_sample_terms_are_their_formulas_by_sorting():
 
 @pytest.mark.parametrize("criterion", [
     LogMelL1(16000, (MelResolution(32, 8, 3),)), MultiResolutionSTFT((Resolution(32, 8, 24),)),
-    JukeboxSpectral((Resolution(32, 8, 24),)), ComplexSTFT((Resolution(32, 8, 24),)), TopSquares(k=20), SampleL1(),
-    SampleL2()], ids=lambda criterion: type(criterion).__name__)
+    JukeboxSpectral((Resolution(32, 8, 24),)), ComplexSTFT((Resolution(32, 8, 24),)), FrameRate(8, 4), TopSquares(k=20),
+    SampleL1(), SampleL2()], ids=lambda criterion: type(criterion).__name__)
 def test_gradients_are_the_numerical_ones(criterion):
     target = torch.randn(2, 2, 50, dtype=torch.float64)
     estimate = torch.randn(2, 2, 50, dtype=torch.float64, requires_grad=True)
@@ -193,14 +197,34 @@ def test_the_union_of_configs_is_the_registry(config):
         criterion: CriterionConfig
 
     assert from_dict(Holder, {"criterion": {"kind": config.kind}}).criterion == config
-    if config.kind in SPECTRAL:
+    if config.kind in (*SPECTRAL, "frame_rate"):
         with pytest.raises(ConfigError, match=f"criterion '{config.kind}' wants audio"):
             config.build(None)
     else:
         assert float(config.build(None)(torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32))) == 1.0
 
 
+def test_the_frame_rate_is_heard_at_its_depth_and_other_rates_are_not():
+    """Noise whose energy sways as 1 + 0.3 cos + 0.1 cos of twice the rate; the series is NumPy's."""
+    _, target = pair(length=64000)
+    n = torch.arange(64000)
+    sway = 1 + 0.3 * torch.cos(2 * np.pi * n / 320 + 0.4) + 0.1 * torch.cos(4 * np.pi * n / 320)
+    criterion = FrameRate(320, harmonics=3)
+    assert float(criterion(target * sway.sqrt(), target)) == pytest.approx(np.hypot(0.3, 0.1), abs=0.02)
+    for other in (280, 400, 317):
+        sway = 1 + 0.3 * torch.cos(2 * np.pi * n / other)
+        assert float(criterion(target * sway.sqrt(), target)) < 0.05, other
+    frames = (target.reshape(-1, 320).double() ** 2).numpy()
+    series = np.fft.rfft((frames / (frames.mean(1, keepdims=True) + 1e-5)).mean(0))[1:4] * 2 / 320
+    truth = np.concatenate([series.real, -series.imag])
+    np.testing.assert_allclose(criterion.depths(target).numpy(), truth, atol=1e-5)
+
+
 def test_what_does_not_fit_is_said():
+    with pytest.raises(ShapeError, match="period or more, 320 samples, got 300"):
+        FrameRate(320)(torch.zeros(1, 1, 300), torch.zeros(1, 1, 300))
+    with pytest.raises(ConfigError, match="5 of a period of 8"):
+        FrameRateConfig(period=8, harmonics=5).build(16000)
     with pytest.raises(ShapeError, match=r"SampleL1 wants an estimate of its target's shape \(2, 1, 9\)"):
         SampleL1()(torch.zeros(2, 1, 8), torch.zeros(2, 1, 9))
     with pytest.raises(ShapeError, match="smaller k"):

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from audiovae.config import from_dict
-from audiovae.criteria import Perceptual, PerceptualConfig, SampleL2
+from audiovae.criteria import Perceptual, SampleL2
+from audiovae.criteria_config import PerceptualConfig
 from audiovae.data import DigitsData
 from audiovae.errors import ConfigError, ShapeError
 from audiovae.image.digits import digits

@@ -11,7 +11,7 @@ from torch import Tensor
 from audiovae.bottlenecks import GaussianConfig as GaussianBottleneckConfig
 from audiovae.bottlenecks import VQConfig
 from audiovae.config import from_dict, to_dict
-from audiovae.criteria import JukeboxSpectralConfig, LogMelConfig, SampleL1Config, SampleL2Config
+from audiovae.criteria_config import JukeboxSpectralConfig, LogMelConfig, SampleL1Config, SampleL2Config
 from audiovae.errors import ConfigError
 from audiovae.likelihoods import Bernoulli, Gaussian
 from audiovae.objectives import ObjectiveConfig

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from audiovae.checkpoint import find_checkpoint, read_description
 from audiovae.commands.evaluate_images import trained_by
 from audiovae.config import from_dict
-from audiovae.criteria import PerceptualConfig
+from audiovae.criteria_config import PerceptualConfig
 from audiovae.errors import CheckpointError, ConfigError, ShapeError
 from audiovae.image.pretrained import INCEPTION_FILE, VGG, VGG_FILE, Inception, comparing_network, scoring_network
 from audiovae.metrics.generation import generation_scores

@@ -21,7 +21,7 @@ from audiovae.checkpoint import load_model
 from audiovae.image.shapes import combinations, draw
 from audiovae.latents import locate
 from audiovae.likelihoods import Dequantized, Likelihood, Logistic
-from audiovae.metrics import beta_vae_score, factor_vae_score, mutual_information_gap
+from audiovae.metrics import beta_vae_score, dci, factor_vae_score, mutual_information_gap
 from audiovae.metrics.bounds import evidence, evidence_of
 from audiovae.metrics.latents import active_units
 from audiovae.models import SemiSupervised
@@ -50,11 +50,13 @@ def disentangled(run: Path, source: Source, limit: int) -> Numbers:
     factors = combinations(seen + SHAPES_JUDGED)[seen:]  # the first are those of the data
     x = draw(factors, source.spec.size[-1]).float()  # type: ignore[index]
     codes, known = locate(model, x).flatten(1).double().numpy(), factors.numpy()
-    found = evidence(model, x[:limit])
+    found, told = evidence(model, x[:limit]), dci(codes, known)
     return {"distortion, nats": float(found.distortion.mean()), "rate, nats": float(found.rate.mean()),
             "MIG": mutual_information_gap(codes, known).score,
             "β-VAE score": beta_vae_score(codes, known).score,
-            "FactorVAE score": factor_vae_score(codes, known).score}
+            "FactorVAE score": factor_vae_score(codes, known).score,
+            "DCI disentanglement": told.disentanglement, "completeness": told.completeness,
+            "informativeness": told.informativeness}
 
 
 @torch.no_grad()
