@@ -108,7 +108,7 @@ def test_ended_early_and_called_again_it_goes_on(recordings, tmp_path, monkeypat
     prepare_corpus(recordings, whole, config)
     subprocess.run([sys.executable, "-c", DIES.format(end=ENDS[end]), recordings, out], stderr=subprocess.DEVNULL)
     assert not out.exists() and (tmp_path / ".c.partial").exists()
-    anew = read_anew(monkeypatch, recordings, out, config)
+    anew = read_anew(monkeypatch, recordings, out, replace(config, workers=2))
     assert 28 <= len(anew) < 40, "at most those under way are read twice"
     assert same(whole, out) and sorted(p.name for p in tmp_path.iterdir()) == ["c", "whole"]
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in whole.iterdir())

@@ -85,7 +85,8 @@ def prepare_corpus(
     """
     config = config or PrepareConfig()
     sources = [source] if isinstance(source, (str, Path)) else list(source)
-    asked = json.dumps([VERSION, *(str(Path(place).resolve()) for place in sources), to_dict(config)])
+    whatever_the_speed = to_dict(replace(config, workers=0))
+    asked = json.dumps([VERSION, *(str(Path(place).resolve()) for place in sources), whatever_the_speed])
     with resumable_folder(out, asked) as folder:
         listing = list_corpora(sources, config.layout, config.mic)
         bands = together([s.tags.get("artist", (s.speaker,)) for s in listing.sources])

@@ -83,7 +83,8 @@ def main(argv: list[str]) -> int:
     try:
         print(prepare_corpus(folders, arguments.output, settings))
     except KeyboardInterrupt:
-        print("Interrupted; what was read is kept: give the same command to go on.", file=sys.stderr)
+        print(f"Interrupted; what was read is kept, hidden, beside {arguments.output}: give the same command to go on.",
+              file=sys.stderr)
         return 130
     return 0
 
