@@ -35,6 +35,21 @@ def test_a_gliding_pitch_is_followed(low, high):
     assert np.median(cents) < 10 and np.quantile(cents, 0.99) < 60
 
 
+def test_the_rumble_of_a_room_between_words_has_no_pitch(monkeypatch):
+    """Noise of 60 to 130 Hz, 25 dB under two words, is much like itself a little later."""
+    spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(3 * RATE))
+    hertz = np.fft.rfftfreq(3 * RATE, 1 / RATE)
+    rumble = np.fft.irfft(spectrum * ((hertz > 60) & (hertz < 130)))
+    words = np.zeros(3 * RATE)
+    words[RATE // 2:RATE], words[2 * RATE:5 * RATE // 2] = (sung(np.full(RATE // 2, pitch)) for pitch in (120.0, 110.0))
+    noisy = (words + 0.056 * words[RATE // 2:RATE].std() / rumble.std() * rumble).astype(np.float32)
+    said = words.reshape(-1, HOP).any(1)
+    found = prosody(noisy, RATE, HOP)
+    assert found.voiced[said].mean() > 0.95 and found.voiced[~said].mean() < 0.1
+    monkeypatch.setattr("audiovae.audio.pitch.ROOM", -100.0)
+    assert prosody(noisy, RATE, HOP).voiced[~said].mean() > 0.2, "or this test could not fail"
+
+
 def test_lagged_differences_are_the_sums_they_stand_for():
     size, lags = 200, 70
     rows = np.random.default_rng(0).standard_normal((3, size)).astype(np.float32)

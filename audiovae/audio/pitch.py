@@ -24,8 +24,10 @@ TROUGH = 0.1  # of the normalised difference, below which the first minimum is t
 PERIODIC = 0.6  # least correlation of a frame with itself a period later
 SHORTER = 0.02  # correlation that an octave is worth: two periods are always as much alike as one
 UNLIKELY = 0.02  # correlation lost by a voice an octave from 180 Hz, where most are; more, further off
-VERSION = 3  # of what is found: pitch that is kept on disk is found anew by another
+VERSION = 4  # of what is found: pitch that is kept on disk is found anew by another
 QUIET = 40.0  # dB under the loudest frames: what is softer has no pitch to speak of
+ROOM = 10.0  # dB over the softest frames, and FORE under the loudest: what is softer than both is the room between
+FORE = 15.0  # words, whose rumble is much like itself a little later
 SMOOTH = 5  # frames of the median that takes single errors away
 BLOCK = 1000  # frames at once
 AHEAD = 4  # blocks that may wait for a thread, so that memory stays where it is
@@ -226,7 +228,9 @@ def period(difference: Tensor, shortest: int, longest: int) -> Tensor:
 def _settled(found: NDArray[np.float32]) -> Prosody:
     """The range that suits the voice chosen, errors smoothed, gaps filled."""
     level, pitches, alike = found[0], found[1::2], found[2::2]
-    loud = level > max(np.quantile(level, 0.95) - QUIET, -70)
+    loudest = np.quantile(level, 0.95)
+    near = _around(level, 3).max(1)  # a low voice is soft between two pulses
+    loud = (level > max(loudest - QUIET, -70)) & (near > min(np.quantile(near, 0.05) + ROOM, loudest - FORE))
     sure = loud & (alike.max(0) > PERIODIC + 0.2)
     if not sure.any():
         return Prosody(np.zeros_like(level), np.zeros(len(level), bool), level)
@@ -244,6 +248,10 @@ def _settled(found: NDArray[np.float32]) -> Prosody:
         return Prosody(np.zeros_like(level), voiced, level)
     frames = np.arange(len(level))
     filled = np.exp(np.interp(frames, frames[voiced], np.log(pitch[voiced])))
-    half = SMOOTH // 2
-    smooth = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(filled, half, mode="edge"), SMOOTH), axis=1)
+    smooth = np.median(_around(filled, SMOOTH), axis=1)
     return Prosody(smooth.astype(np.float32), voiced, level)
+
+
+def _around(values: NDArray[np.floating], count: int) -> NDArray[np.floating]:
+    """Each of N values and those around it, an odd ``count`` in all: (N, count); the ends are held on."""
+    return np.lib.stride_tricks.sliding_window_view(np.pad(values, count // 2, mode="edge"), count)
