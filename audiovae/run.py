@@ -9,12 +9,10 @@
 
 import json
 import shutil
-import signal
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -212,29 +210,6 @@ class Clock:
         if self.accelerator.num_processes == 1:
             return value
         return broadcast(torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)).item()
-
-
-class Interrupt:
-    """Within, Ctrl-C and a polite kill set ``caught`` instead of raising, so that a step can finish.
-
-    A second Ctrl-C raises KeyboardInterrupt as usual.
-    """
-
-    def __init__(self) -> None:
-        self.caught = False
-
-    def __enter__(self) -> "Interrupt":
-        self.before = {s: signal.signal(s, self._catch) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _catch(self, number: int, frame: FrameType | None) -> None:
-        if self.caught:
-            raise KeyboardInterrupt
-        self.caught = True
 
 
 def resumed_experiment(folder: Path) -> dict[str, Any]:

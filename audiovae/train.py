@@ -25,12 +25,13 @@ from audiovae.config import Config, Count, Decay, Positive, Weight, Whole
 from audiovae.data import AudioData, DataConfig, Source
 from audiovae.discriminators import AdversaryConfig, last_layer
 from audiovae.errors import ConfigError, ShapeError, TrainingError
+from audiovae.interrupt import Interrupt
 from audiovae.likelihoods import Likelihood
 from audiovae.models import Autoencoder, AutoencoderConfig, Model, ModelConfig, Multires
 from audiovae.objectives import Loss, Objective, ObjectiveConfig, joined
 from audiovae.optim import Average, Rival, apart, clip, hold_all_but_encoder, learning_rate, parameter_groups
 from audiovae.preview import write_samples
-from audiovae.run import Clock, Interrupt, Log, Run, State
+from audiovae.run import Clock, Log, Run, State
 from audiovae.seeds import reseed
 from audiovae.shapes import Batch, Output
 

@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    ("errors", "shapes", "config", "files", "download", "parallel", "seeds", "distributions", "information"),
+    ("errors", "shapes", "config", "files", "download", "interrupt", "parallel", "seeds", "distributions",
+     "information"),
     ("audio", "image", "nn"),
     ("encoders", "bottlenecks", "decoders", "autoregressive", "source_filter", "reference", "likelihoods", "corruption",
      "label_adversary", "rate_control", "rate_control_config", "criteria", "criteria_config", "discriminators",

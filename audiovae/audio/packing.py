@@ -135,8 +135,7 @@ class _Choice:
         return Packed(utterance, spoken(source, self.bands), read.rate)
 
 
-def _resumed(sources: list[Source], folder: Path, choice: _Choice, samples: BinaryIO,
-             journal: BinaryIO) -> int:
+def _resumed(sources: list[Source], folder: Path, choice: _Choice, samples: BinaryIO, journal: BinaryIO) -> int:
     """How many recordings need not be read again: those of the journal whose samples are there, up to the first that
     has changed. What both files hold beyond that is cut off.
     """

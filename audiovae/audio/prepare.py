@@ -127,15 +127,15 @@ def _options(config: PrepareConfig) -> dict[str, Any]:
 
 
 def _split(packed: list[Packed], given: dict[str, Split] | None, config: PrepareConfig) -> list[Utterance]:
-    spoken = [item.spoken for item in packed]
-    splits = _assign(spoken, given, config)
+    whose = [item.spoken for item in packed]
+    splits = _assign(whose, given, config)
     valid_by = "speaker" if given is not None and "valid" in given.values() else config.valid_by
-    check_leaks(spoken, splits, config.test_by, valid_by)
+    check_leaks(whose, splits, config.test_by, valid_by)
     return [replace(item.utterance, split=split) for item, split in zip(packed, splits, strict=True)]
 
 
-def _assign(spoken: list[Spoken], given: dict[str, Split] | None, config: PrepareConfig) -> list[Split]:
-    return assign(spoken, config.test_by, config.valid_by, config.test, config.valid, config.seed, given)
+def _assign(whose: list[Spoken], given: dict[str, Split] | None, config: PrepareConfig) -> list[Split]:
+    return assign(whose, config.test_by, config.valid_by, config.test, config.valid, config.seed, given)
 
 
 def _notes(listing: Listing, packed: list[Packed], utterances: list[Utterance], rejected: list[tuple[Path, str]],

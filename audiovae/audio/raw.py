@@ -13,6 +13,7 @@ from torch import Tensor
 from audiovae.audio.resample import Resampler
 from audiovae.audio.writer import pcm16
 from audiovae.errors import AudioError
+from audiovae.interrupt import Interrupt
 
 Coding = Literal["s16le", "f32le"]
 TYPES = {"s16le": np.dtype("<i2"), "s32le": np.dtype("<i4"), "f32le": np.dtype("<f4")}
@@ -30,16 +31,14 @@ class Source(Protocol):
     def read1(self, size: int, /) -> bytes: ...
 
 
-class UntilInterrupt:
+class UntilInterrupt(Interrupt):
     """An open binary file that ends, within, where Ctrl-C is pressed: sound that someone records has no other end.
-
-    A second Ctrl-C raises KeyboardInterrupt as usual. Only the main thread may enter it.
 
     >>> import io
     >>> with UntilInterrupt(io.BytesIO(b"sound")) as file:
     ...     heard = file.read1(2)
     ...     signal.raise_signal(signal.SIGINT)
-    ...     heard, file.read1(2), file.ended
+    ...     heard, file.read1(2), file.caught
     (b'so', b'', True)
     """
 
@@ -47,15 +46,9 @@ class UntilInterrupt:
         pass
 
     def __init__(self, file: BinaryIO) -> None:
+        super().__init__((signal.SIGINT,))
         self.file, self.name = file, getattr(file, "name", "stream")
-        self.ended = self._reading = False
-
-    def __enter__(self) -> "UntilInterrupt":
-        self._before = signal.signal(signal.SIGINT, self._catch)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        self._reading = False
 
     def read(self, size: int) -> bytes:
         """Just so many bytes, fewer only at the end."""
@@ -66,7 +59,7 @@ class UntilInterrupt:
 
     def read1(self, size: int) -> bytes:
         """What is there, at most so many bytes; waits for the first."""
-        if self.ended:
+        if self.caught:
             return b""
         try:
             self._reading = True
@@ -77,9 +70,7 @@ class UntilInterrupt:
             self._reading = False
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
-        if self.ended:
-            raise KeyboardInterrupt
-        self.ended = True
+        super()._catch(number, frame)
         if self._reading:  # else a read that waits would go on waiting
             raise UntilInterrupt._Ended
 
@@ -138,7 +129,7 @@ class RawReader:
             if not np.isfinite(samples).all():
                 raise AudioError(f"{self.name} has a NaN or infinite sample: repair it, or say its coding by --raw.")
             yield samples
-        if (rest or left) and not getattr(self.file, "ended", False):
+        if (rest or left) and not getattr(self.file, "caught", False):
             raise AudioError(f"{self.name} is truncated: it ends within a sample, or before its stated length.")
 
     def _wav(self) -> tuple[str, int, int, int | None]:
