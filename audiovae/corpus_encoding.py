@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from audiovae.audio.layouts import LayoutName, list_corpus, read_text
+from audiovae.codec import BEAM
 from audiovae.codes import CodeHeader, CodeReader, Codes
 from audiovae.errors import AudioError, AudiovaeError, CodeFileError, CorpusError, OutputError
 from audiovae.files import reason
@@ -33,6 +34,8 @@ class Settings:
     prior : write code files with the prior that lies beside the model, where there is one.
     block : latent steps at once, None for the codec's own choice; the codes are the same.
     levels : those to encode, of a model of several; None for all.
+    beam : how widely codes are searched for, see :class:`audiovae.codec.Codec`; codes that are there already may be of
+        any.
     """
 
     model: str
@@ -43,10 +46,11 @@ class Settings:
     prior: bool = True
     block: int | None = None
     levels: tuple[int, ...] | None = None
+    beam: int = BEAM
 
     def codec(self) -> AnyCodec:
         """The model, loaded once in each process."""
-        return _codec(self.model, self.kbps, self.prior, self.block, self.levels)
+        return _codec(self.model, self.kbps, self.prior, self.block, self.levels, self.beam)
 
     def fit(self, header: CodeHeader) -> bool:
         """Whether codes are of this model, at this rate, for this voice if one was told."""
@@ -56,8 +60,9 @@ class Settings:
 
 
 @cache
-def _codec(model: str, kbps: float | None, prior: bool, block: int | None, levels: tuple[int, ...] | None) -> AnyCodec:
-    codec = open_codec(model, kbps, prior, levels)
+def _codec(model: str, kbps: float | None, prior: bool, block: int | None, levels: tuple[int, ...] | None,
+           beam: int) -> AnyCodec:
+    codec = open_codec(model, kbps, prior, levels, beam)
     codec.block = block or codec.block
     return codec
 

@@ -122,10 +122,10 @@ class Encoder(nn.Module):
 
     def __init__(self, codec: Codec):
         super().__init__()
-        self.model, self.stages = plain(codec.model, "decoder"), codec.stages
+        self.model, self.stages, self.beam = plain(codec.model, "decoder"), codec.stages, codec.beam
 
     def forward(self, waveform: Tensor) -> Tensor:
-        return self.model.encode(waveform, stages=self.stages)
+        return self.model.encode(waveform, stages=self.stages, beam=self.beam)
 
 
 class Decoder(nn.Module):
@@ -205,7 +205,7 @@ def compare(codec: Codec, encode: Graph, decode: Graph, lengths: tuple[int, ...]
         tones = sum(torch.sin(2 * math.pi * k * (120 * t + 20 * torch.sin(3 * t))) / k for k in range(1, 20))
         loudness = 0.1 * (1 + torch.sin(5 * t))
         wave = (loudness * tones + 0.01 * torch.randn(t.shape, generator=generator))[None, None]
-        codes = codec.model.encode(wave, stages=codec.stages)
+        codes = codec.model.encode(wave, stages=codec.stages, beam=codec.beam)
         same += float((encode(wave) == codes).all(dim=1).sum())
         sound = codec.model.decode(codes, Condition(speaker[0] if speaker else None))
         difference = max(difference, float((decode(codes, *speaker) - sound).abs().max()))

@@ -17,7 +17,8 @@ from audiovae.audio.resample import resample
 from audiovae.audio.waveform import channelled, loudest
 from audiovae.blocks import blockwise, halo, padded
 from audiovae.checkpoint import fingerprint, load_model
-from audiovae.codec import BLOCK, Codec, closest_voice
+from audiovae.closest_voice import closest_voice
+from audiovae.codec import BEAM, BLOCK, Codec
 from audiovae.codes import CodeHeader, Codes
 from audiovae.codes.prior import find_prior
 from audiovae.errors import AudioError, CheckpointError, ConfigError, LabelError, nearest
@@ -148,9 +149,9 @@ class MultiresCodec(LevelCodec):
 
     model: Multires
 
-    def __init__(self, model: Multires, levels: Sequence[int] | None = None):
+    def __init__(self, model: Multires, levels: Sequence[int] | None = None, beam: int = BEAM):
         super().__init__(model, range(len(model.levels)) if levels is None else levels)
-        self.parts = [Codec(level) for level in model.each]
+        self.parts = [Codec(level, beam=beam) for level in model.each]
         for part in self.parts:
             part.fingerprint = self.fingerprint
             part.block = max(BLOCK, *(3 * sum(sides) for sides in part._halos))  # long dilations: halos cost a third
@@ -299,20 +300,20 @@ def _widest(halos: Iterable[tuple[int, int]]) -> tuple[int, int]:
 AnyCodec = Codec | LevelCodec
 
 
-def codec_of(model: Model, levels: Sequence[int] | None = None) -> AnyCodec:
-    """The codec that fits a model; ``levels`` are those to encode, None for all.
+def codec_of(model: Model, levels: Sequence[int] | None = None, beam: int = BEAM) -> AnyCodec:
+    """The codec that fits a model; ``levels`` are those to encode, None for all, and ``beam`` is as of :class:`Codec`.
 
     Raises CheckpointError where the model has no codes of audio, ConfigError where it lacks a level.
     """
     chosen = None if levels is None else chosen_levels(model, levels)
     if isinstance(model, Multires):
-        return MultiresCodec(model, chosen)
-    return HierarchyCodec(model, chosen) if isinstance(model, Hierarchical) else Codec(model)
+        return MultiresCodec(model, chosen, beam)
+    return HierarchyCodec(model, chosen) if isinstance(model, Hierarchical) else Codec(model, beam=beam)
 
 
 def open_codec(path: str | Path, kbps: float | None = None, prior: bool = True,
-               levels: Sequence[int] | None = None) -> AnyCodec:
-    """:meth:`Codec.from_pretrained` for models of any number of levels; ``levels`` as of :func:`codec_of`.
+               levels: Sequence[int] | None = None, beam: int = BEAM) -> AnyCodec:
+    """:meth:`Codec.from_pretrained` for models of any number of levels; ``levels`` and ``beam`` as of :func:`codec_of`.
 
     Raises ConfigError where ``kbps`` is asked of a model of several levels, whose rates are those of its levels.
     """
@@ -320,8 +321,8 @@ def open_codec(path: str | Path, kbps: float | None = None, prior: bool = True,
     if isinstance(model, Multires | Hierarchical):
         if kbps is not None:
             raise ConfigError("--kbps is of models of one level: choose the levels of this one by --levels.")
-        return codec_of(model, levels)
-    codec = Codec(model, kbps, find_prior(path) if prior else None)
+        return codec_of(model, levels, beam)
+    codec = Codec(model, kbps, find_prior(path) if prior else None, beam)
     if levels is not None:
         chosen_levels(model, levels)
     return codec

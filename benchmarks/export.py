@@ -33,8 +33,9 @@ SAMPLE_RATE = 16000
 
 def graphs(codec: Codec, folder: Path, wave: Tensor) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
     """By runtime: encode the recording, decode its codes."""
-    codes = codec.model.encode(wave)
-    calls = {"codec": (lambda: codec.model.encode(wave), lambda: codec.model.decode(codes, Condition()))}
+    codes = codec.model.encode(wave, beam=codec.beam)
+    calls: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        "codec": (lambda: codec.model.encode(wave, beam=codec.beam), lambda: codec.model.decode(codes, Condition()))}
     speaker = (torch.tensor([-1]),) if codec.speakers else ()
     for name, format in (("torch.export", "torch"), ("onnxruntime", "onnx")):
         print(f"{name}: {export(codec, folder / format, format)}")
@@ -49,7 +50,7 @@ def graphs(codec: Codec, folder: Path, wave: Tensor) -> dict[str, tuple[Callable
 
 def packets(codec: Codec, wave: Tensor) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
     """The same, a latent step at a time."""
-    codes = codec.model.encode(wave)
+    codes = codec.model.encode(wave, beam=codec.beam)
 
     def again(pieces: tuple[Tensor, ...], parts: list[Part], unit: int) -> Iterator[Tensor]:
         field = compose(*(field for _, field in parts))

@@ -53,7 +53,7 @@ def small():
 
 def test_cut_anywhere_gives_the_codes_and_the_sound_of_the_whole(codec):
     wave = torch.randn(codec.hop * 137)
-    whole = codec.model.encode(wave[None, None])[0]
+    whole = codec.model.encode(wave[None, None], beam=codec.beam)[0]
     sound = codec.model.decode(whole[None], Condition(torch.tensor([1])))[0, 0]
     assert len(whole.unique()) > 8
     first = None
@@ -71,10 +71,10 @@ def test_cut_anywhere_gives_the_codes_and_the_sound_of_the_whole(codec):
 def test_a_batch_is_its_recordings_one_by_one(codec):
     waves = torch.randn(5, 1, codec.hop * 30)
     with torch.no_grad():
-        batch = codec.model.encode(waves)
+        batch = codec.model.encode(waves, beam=codec.beam)
         sounds = codec.model.decode(batch)
     for wave, codes, sound in zip(waves, batch, sounds, strict=True):
-        assert torch.equal(codec.model.encode(wave[None])[0], codes)
+        assert torch.equal(codec.model.encode(wave[None], beam=codec.beam)[0], codes)
         torch.testing.assert_close(codec.model.decode(codes[None])[0], sound, atol=1e-5, rtol=0)
 
 

@@ -59,6 +59,21 @@ def test_a_recording_is_coded_and_decoded_without_naming_a_model(recording, wave
     assert np.abs(decoded - codec.decode(codes).numpy()).max() < 1e-3, "to 16 bits"
 
 
+def test_a_wider_search_is_nearer_at_the_same_size(wave, recording, tmp_path):
+    """In the latent, and to the command as to the codec; a beam of 1 is the nearest code of each stage."""
+    model, distance, codes = Codec.from_pretrained().model, {}, {}
+    h = model.hidden(wave[: len(wave) // 320 * 320][None, None])
+    for beam in (1, 4):
+        codes[beam] = Codec.from_pretrained(kbps=3, beam=beam).encode(wave, 16_000).levels[0]
+        z = model.bottleneck.decode(torch.from_numpy(codes[beam])[None])[..., : h.shape[-1]]
+        distance[beam] = float((z - torch.nn.functional.layer_norm(h.mT, h.shape[1:2]).mT).square().mean())
+        target = tmp_path / f"{beam}.npy"
+        assert main(["encode", str(recording), "-o", str(target), "--kbps", "3", "--beam", str(beam)]) == 0
+        assert (np.load(target) == codes[beam]).mean() > 0.99
+    assert distance[4] < 0.95 * distance[1] and codes[4].shape == codes[1].shape
+    assert main(["encode", str(recording), "-o", str(tmp_path / "c.codes"), "--beam", "0"]) == 2
+
+
 def test_words_come_through_and_more_bits_are_nearer(wave):
     """STOI, of which 1 is the original: rises with the rate, and falls to nothing when the codes are mixed up."""
     def intelligibility(kbps: float) -> float:

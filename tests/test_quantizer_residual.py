@@ -29,6 +29,13 @@ def test_each_stage_codes_what_the_ones_before_left():
                 left = left - book.vectors[k]
 
 
+def test_a_beam_comes_nearer_with_the_same_codebooks():
+    rvq, h = warm().eval(), torch.randn(16, 4, 50)
+    errors = [(rvq.decode(rvq.encode(h, 3, beam)) - h).square().mean().item() for beam in (1, 2, 4, 16)]
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.95 * errors[0]
+    assert torch.equal(rvq.encode(h, 1, beam=4), rvq.encode(h, 1)), "one codebook alone has a nearest code"
+
+
 def test_more_stages_are_closer():
     rvq, h = warm().eval(), torch.randn(16, 4, 50)
     codes = rvq.encode(h)

@@ -1,12 +1,14 @@
 """Nearest codes by brute force, sums by a loop, and no matrix of all distances on the way."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from audiovae.bottlenecks import VQConfig
 from audiovae.bottlenecks.kmeans import kmeans
-from audiovae.bottlenecks.search import BLOCK_SCORES, nearest, sums, tally
+from audiovae.bottlenecks.search import BLOCK_SCORES, beam_search, nearest, sums, tally
 
 
 def brute_force(x, codebook):
@@ -46,6 +48,44 @@ def test_of_equal_codes_the_same_is_chosen_each_time():
     once = nearest(x, codebook)
     assert torch.equal(once, nearest(x, codebook))
     assert torch.equal(nearest(x, codebook[:8]), once % 8)
+
+
+def kept_by_a_loop(x, codebooks, beam):
+    """The M-algorithm as a sorted list of (error, codes), one vector at a time, in double precision."""
+    found = []
+    for row in x.double():
+        kept = [((), row)]
+        for book in codebooks:
+            tried = [((*codes, k), left - e) for codes, left in kept for k, e in enumerate(book.double())]
+            kept = sorted(tried, key=lambda one: float(one[1].square().sum()))[:beam]
+        found.append(list(kept[0][0]))
+    return found
+
+
+@pytest.mark.parametrize("beam", [1, 2, 3, 7, 20])
+@pytest.mark.parametrize("num_codes", [1, 2, 7, 10, 33])
+def test_a_beam_keeps_the_best_sums_as_a_loop_does(beam, num_codes):
+    x, books = torch.randn(15, 4) + 3, [torch.randn(num_codes, 4) * scale + 1 for scale in (1, 0.7, 0.4)]
+    assert beam_search(x, books, beam).t().tolist() == kept_by_a_loop(x, books, beam)
+
+
+def test_a_beam_that_keeps_all_finds_the_nearest_sum_there_is():
+    x, books = torch.randn(30, 3), [torch.randn(6, 3) for _ in range(3)]
+    sums = torch.stack([sum(book[k] for book, k in zip(books, codes, strict=True))
+                        for codes in product(range(6), repeat=3)])
+    best = torch.cdist(x, sums).amin(1)
+    for beam, finds in ((36, True), (1, False)):
+        codes = beam_search(x, books, beam)
+        found = sum(book[row] for book, row in zip(books, codes, strict=True))
+        assert torch.allclose((x - found).norm(dim=1), best, atol=1e-5) == finds
+
+
+def test_a_beam_works_through_blocks():
+    torch.set_num_threads(1)
+    x, books = torch.randn(700, 8), [torch.randn(1024, 8) for _ in range(2)]
+    assert len(x) * 4 * 1024 > 2 * BLOCK_SCORES
+    pieces = [beam_search(part, books, 4) for part in x.split(200)]
+    assert torch.equal(beam_search(x, books, 4), torch.cat(pieces, dim=1))
 
 
 class Largest(TorchDispatchMode):

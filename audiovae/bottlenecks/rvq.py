@@ -16,7 +16,7 @@ from audiovae.bottlenecks import ranks
 from audiovae.bottlenecks.base import Bottleneck, check_codes, check_finite, check_some
 from audiovae.bottlenecks.codebook import Codebook, CodebookConfig
 from audiovae.bottlenecks.gradients import CodebookLoss, StraightThrough
-from audiovae.bottlenecks.search import nearest, tally, usage
+from audiovae.bottlenecks.search import beam_search, nearest, tally, usage
 from audiovae.errors import ConfigError
 from audiovae.shapes import Latent, Scalars, check, rows, unrows
 
@@ -119,11 +119,18 @@ class ResidualQuantizer(Bottleneck):
         return latent
 
     @torch.no_grad()
-    def encode(self, h: Tensor, stages: int | None = None) -> Tensor:
-        """(B, D, *grid) -> codes (B, Q, *grid) int64, or those of the first ``stages`` alone: the same numbers."""
+    def encode(self, h: Tensor, stages: int | None = None, beam: int = 1) -> Tensor:
+        """(B, D, *grid) -> codes (B, Q, *grid) int64, or those of the first ``stages`` alone.
+
+        With a ``beam`` of several the codes of all stages together are nearer to h than each stage's nearest, which
+        costs about as many times the search: see :func:`audiovae.bottlenecks.search.beam_search`.
+        """
         left = self._prepare(h)
+        tables = self._tables()[:stages]
+        if beam > 1 and len(tables) > 1:
+            return unrows(beam_search(left, tables, beam).t(), h)
         codes = []
-        for table in self._tables()[:stages]:
+        for table in tables:
             codes.append(nearest(left, table))
             left = left - F.embedding(codes[-1], table)
         return unrows(torch.stack(codes, dim=1), h)

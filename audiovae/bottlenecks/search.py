@@ -4,8 +4,10 @@ Both stay inside the processor's cache: scores exist for a block of rows at a ti
 matrix, and no one-hot matrix is built.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
+from math import isqrt
 
 import torch
 from torch import Tensor
@@ -41,27 +43,99 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
     tensor([1, 2])
     """
     x, codebook = x.detach(), codebook.detach()
-    num_codes = len(codebook)
-    mean = codebook.mean(0)
-    centred = codebook - mean
-    bias = centred.square().sum(1).mul_(-0.5)
+    table = _table(codebook, min(max(len(codebook) // RUN_WIDTH, 1), RUNS))
     if torch.compiler.is_compiling():  # an exported graph: its runtime plans memory itself
-        return torch.addmm(bias, x - mean, centred.t()).argmax(1)
-    runs = min(max(num_codes // RUN_WIDTH, 1), RUNS)
-    width = -(-num_codes // runs)
-    if padding := runs * width - num_codes:
-        centred, bias = F.pad(centred, (0, 0, 0, padding)), F.pad(bias, (0, padding), value=-torch.inf)
-    budget = BLOCK_SCORES * torch.get_num_threads() if x.device.type == "cpu" else BLOCK_SCORES_ELSEWHERE
-    block = max(min(budget // (runs * width), len(x)), 1)
+        return torch.addmm(table.bias, x - table.mean, table.codes.t()).argmax(1)
+    block = _block(x, table.runs * table.width)
     codes = torch.empty(len(x), dtype=torch.int64, device=x.device)
-    scores, parts, transposed = x.new_empty(block, runs * width), x.new_empty(block, x.shape[1]), centred.t()
+    scores, parts = x.new_empty(block, table.runs * table.width), x.new_empty(block, x.shape[1])
     with torch.autocast(x.device.type, enabled=False):
         for start in range(0, len(x), block):
             rows = x[start : start + block]
-            part = torch.sub(rows, mean, out=parts[: len(rows)])
-            row = torch.addmm(bias, part, transposed, out=scores[: len(rows)])
-            codes[start : start + block] = row.max(1)[1] if runs == 1 else _argmax(row.view(-1, runs, width))
+            part = torch.sub(rows, table.mean, out=parts[: len(rows)])
+            row = torch.addmm(table.bias, part, table.codes.t(), out=scores[: len(rows)])
+            best = row.max(1)[1] if table.runs == 1 else _argmax(row.view(-1, table.runs, table.width))
+            codes[start : start + block] = best
     return codes
+
+
+def beam_search(x: Tensor, codebooks: Sequence[Tensor], beam: int) -> Tensor:
+    """A code of each codebook whose sum is near each row: at every stage the ``beam`` nearest sums so far are kept.
+
+    The greedy choice takes the nearest code of one codebook after the other, and what an early one leaves may suit
+    the later ones badly. Here each kept sum is tried with every code of the next codebook, and the nearest of all
+    these are kept: the M-algorithm of LeBlanc et al. 1993, "Efficient search and design procedures for robust
+    multi-stage VQ of LPC parameters". With ``beam`` 1 it is the greedy choice.
+
+    Parameters
+    ----------
+    x : (N, D).
+    codebooks : Q of (K, D).
+    beam : sums kept for each row, 1 or more.
+
+    Returns
+    -------
+    (Q, N) int64.
+
+    >>> codebooks = [torch.tensor([[1.0], [-0.6]]), torch.tensor([[0.0], [1.0]])]
+    >>> [beam_search(torch.tensor([[0.4]]), codebooks, beam).flatten().tolist() for beam in (1, 2)]
+    [[0, 0], [1, 1]]
+    """
+    x = x.detach()
+    tables = [_table(codebook.detach(), isqrt(len(codebook))) for codebook in codebooks]
+    if torch.compiler.is_compiling():
+        return _beam_search(x, codebooks, tables, beam)
+    block = _block(x, beam * max(table.runs * table.width for table in tables))
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.cat([_beam_search(rows, codebooks, tables, beam) for rows in x.split(block)], dim=1)
+
+
+def _beam_search(x: Tensor, codebooks: Sequence[Tensor], tables: "Sequence[_Table]", beam: int) -> Tensor:
+    left = x[:, None]  # (N, P, D): what each of P kept sums still misses
+    codes: list[Tensor] = []  # (N, P) of each codebook so far
+    for codebook, table in zip(codebooks, tables, strict=True):
+        paths, runs, width = left.shape[1], table.runs, table.width
+        about = left - table.mean
+        scores = torch.addmm(table.bias, about.flatten(0, 1), table.codes.t()).view(-1, paths * runs, width)
+        missed = about.square().sum(2).mul_(0.5)  # what `nearest` leaves out, since it is the same for every code
+        largest = scores.amax(2).view(-1, paths, runs).sub_(missed[:, :, None]).flatten(1)
+        run = largest.topk(min(beam, paths * runs))[1]  # no other run can hold one of the best
+        rivals = scores.gather(1, run[:, :, None].expand(-1, -1, width)).sub_(missed.gather(1, run // runs)[:, :, None])
+        place = rivals.flatten(1).topk(min(beam, paths * len(codebook)))[1]
+        run = run.gather(1, place // width)
+        path, code = run // runs, run % runs * width + place % width
+        left = left.gather(1, path[:, :, None].expand(-1, -1, x.shape[1])) - F.embedding(code, codebook)
+        codes = [*(its.gather(1, path) for its in codes), code]
+    return torch.stack([its[:, 0] for its in codes])
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A codebook about its mean, made up to ``runs`` runs of ``width`` codes by some that are never nearest.
+
+    mean : (D,); codes : (runs * width, D), the codes less the mean; bias : (runs * width,), -||code||²/2.
+    """
+
+    mean: Tensor
+    codes: Tensor
+    bias: Tensor
+    runs: int
+    width: int
+
+
+def _table(codebook: Tensor, runs: int) -> _Table:
+    mean, width = codebook.mean(0), -(-len(codebook) // runs)
+    codes, padding = codebook - mean, runs * width - len(codebook)
+    bias = codes.square().sum(1).mul_(-0.5)
+    if padding:
+        codes, bias = F.pad(codes, (0, 0, 0, padding)), F.pad(bias, (0, padding), value=-torch.inf)
+    return _Table(mean, codes, bias, runs, width)
+
+
+def _block(x: Tensor, scores: int) -> int:
+    """How many rows of ``x`` at once, of so many scores each."""
+    budget = BLOCK_SCORES * torch.get_num_threads() if x.device.type == "cpu" else BLOCK_SCORES_ELSEWHERE
+    return max(min(budget // scores, len(x)), 1)
 
 
 def _argmax(scores: Tensor) -> Tensor:

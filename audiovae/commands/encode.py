@@ -14,6 +14,7 @@ from tqdm import tqdm
 from audiovae.audio.layouts import LayoutName
 from audiovae.audio.raw import RawReader, UntilInterrupt
 from audiovae.checkpoint import DEFAULT
+from audiovae.codec import BEAM
 from audiovae.commands.arguments import (
     AUDIO,
     PICTURES,
@@ -67,6 +68,9 @@ class Arguments:
     """What to write when the output is a folder: a file for each recording, or shards of many."""
     kbps: float | None = None
     """The most kbit/s of codes, of a model that serves several rates (default: all it has)."""
+    beam: int = BEAM
+    """Sums of codes kept while those of a residual quantizer are searched for: more come nearer to the recording, at no
+    more bits, 1 is the fastest. Codes that are there already may be of any."""
     levels: str = "all"
     """Levels to encode, of a model of several: all, or their numbers such as 0,2 (0 is the fastest)."""
     prior: bool = True
@@ -130,7 +134,7 @@ def main(argv: list[str]) -> int:
     if all(Path(name).suffix.lower() in PICTURES for name in arguments.inputs) and arguments.inputs:
         raise ConfigError(f"{arguments.inputs[0]} is a picture, model {model} is of sound: name a model of pictures.")
     settings = Settings(str(model), arguments.kbps, arguments.speaker, arguments.channel, arguments.overwrite,
-                        arguments.prior, arguments.block, _levels(arguments))
+                        arguments.prior, arguments.block, _levels(arguments), arguments.beam)
     if check_pipes("encode", arguments.inputs, arguments.output):
         return _through_pipes(arguments, settings)
     if arguments.format not in SHARDS:
@@ -153,8 +157,9 @@ def _check(arguments: Arguments) -> None:
         raise ConfigError(f"--shard-hours wants more than 0, got {arguments.shard_hours:g}.")
     if arguments.format in SHARDS and (arguments.output is None or arguments.output.is_file()):
         raise ConfigError(f"--format {arguments.format} wants a folder for its shards: name one with -o.")
-    if any(value is not None and value < 1 for value in (arguments.block, arguments.rate, arguments.channels)):
-        raise ConfigError("--block, --rate and --channels want numbers of at least 1.")
+    if any(value is not None and value < 1
+           for value in (arguments.beam, arguments.block, arguments.rate, arguments.channels)):
+        raise ConfigError("--beam, --block, --rate and --channels want numbers of at least 1.")
     if (arguments.raw is None) != (arguments.rate is None) or (arguments.raw and "-" not in arguments.inputs):
         raise ConfigError("--raw and --rate go together, for raw samples on stdin.")
 
@@ -202,7 +207,7 @@ def _pictures(arguments: Arguments, model: str) -> int:
     if arguments.format in SHARDS:
         raise ConfigError(f"--format {arguments.format} is of sound, and this model of pictures: write codes, npz or "
                           "npy.")
-    refuse(arguments, ("kbps", "prior", "channel", "shard_hours", "layout", "raw", "rate", "channels", "block"),
+    refuse(arguments, ("kbps", "beam", "prior", "channel", "shard_hours", "layout", "raw", "rate", "channels", "block"),
            "is of sound, and this model of pictures")
     settings = PictureSettings(model, arguments.speaker, _levels(arguments), arguments.overwrite)
     codec = settings.codec()

@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 import tyro
 
 from audiovae.checkpoint import save_half
-from audiovae.codec import Codec
-from audiovae.commands.arguments import parse
-from audiovae.errors import ConfigError
+from audiovae.codec import BEAM, Codec
+from audiovae.commands.arguments import parse, refuse
 from audiovae.export import export
 from audiovae.files import atomic_folder
 
@@ -35,18 +34,20 @@ class Arguments:
     """onnx: encoder.onnx and decoder.onnx; torch: encoder.pt2 and decoder.pt2, for torch.export.load."""
     kbps: float | None = None
     """The most kbit/s of codes, of a model that serves several rates (default: all it has)."""
+    beam: int = BEAM
+    """Sums of codes that the encoder keeps while it searches for those of a residual quantizer; 1 is the fastest."""
 
 
 def main(argv: list[str]) -> int:
     arguments = parse("export", Arguments, argv)
     if arguments.format == "half":
-        if arguments.kbps is not None:
-            raise ConfigError("--kbps is of programs: --format half writes the whole model, for all its rates.")
+        refuse(arguments, ("kbps", "beam"), "is of programs; --format half writes the whole model")
         with atomic_folder(arguments.output) as temporary:
             save_half(arguments.model, temporary)
         print(f"{arguments.output}: config.json and model.safetensors, {_megabytes(arguments.output):.1f} MB.")
         return 0
-    parity = export(Codec.from_pretrained(arguments.model, arguments.kbps), arguments.output, arguments.format)
+    codec = Codec.from_pretrained(arguments.model, arguments.kbps, beam=arguments.beam)
+    parity = export(codec, arguments.output, arguments.format)
     print(f"{arguments.output}: encoder, decoder and model.json, {_megabytes(arguments.output):.1f} MB; the same codes "
           f"on {parity.same_codes:.2%} of {parity.steps} steps, waveforms within {parity.difference:.1e}.")
     return 0

@@ -145,25 +145,26 @@ class Autoencoder(nn.Module):
         """
         return self._decoded(z, self._vector(condition, z.shape[0]), condition, x)
 
-    def encode(self, x: Tensor, condition: Condition | None = None, stages: int | None = None) -> Tensor:
+    def encode(self, x: Tensor, condition: Condition | None = None, stages: int | None = None, beam: int = 1) -> Tensor:
         """Data (B, C, *grid) to codes (B, Q, *grid / hop) int64, or a continuous bottleneck's parameters.
 
-        ``stages`` asks a residual quantizer for its first codes only.
+        ``stages`` asks a residual quantizer for its first codes only, ``beam`` how widely it searches for them; the
+        code of a single codebook is the nearest anyway.
         """
-        return self.quantize(self.hidden(x, condition), stages)
+        return self.quantize(self.hidden(x, condition), stages, beam)
 
     def hidden(self, x: Tensor, condition: Condition | None = None, lengths: Tensor | None = None) -> Tensor:
         """Data to h (B, D, *grid), which the bottleneck makes its codes of; ``lengths`` as :meth:`decode` takes it."""
         vector = self._vector(condition, x.shape[0]) if self.told_encoder else None
         return self.encoder(x, vector, **_padding(lengths))
 
-    def quantize(self, h: Tensor, stages: int | None = None) -> Tensor:
+    def quantize(self, h: Tensor, stages: int | None = None, beam: int = 1) -> Tensor:
         """The second half of :meth:`encode`: h (B, D, *grid) to codes (B, Q, *grid)."""
-        if stages is None:
-            return self.bottleneck.encode(h)
-        if not isinstance(self.bottleneck, ResidualQuantizer):
+        if isinstance(self.bottleneck, ResidualQuantizer):
+            return self.bottleneck.encode(h, stages, beam)
+        if stages is not None:
             raise ConfigError(f"{type(self.bottleneck).__name__} has no stages to choose from: leave stages out.")
-        return self.bottleneck.encode(h, stages)
+        return self.bottleneck.encode(h)
 
     def decode(self, codes: Tensor, condition: Condition | None = None,
                generator: torch.Generator | None = None, lengths: Tensor | None = None) -> Tensor:
@@ -189,10 +190,11 @@ class Autoencoder(nn.Module):
         """What :meth:`encode_levels` gave back to data; ShapeError unless it has one entry, which is there."""
         return self.decode(only_level("Autoencoder", codes), condition)
 
-    def encoder_parts(self, stages: int | None = None) -> list[Part]:
+    def encoder_parts(self, stages: int | None = None, beam: int = 1) -> list[Part]:
         """:meth:`encode` as functions one after the other, each with its field: what a stream runs through."""
         vector = self._vector(None, 1) if self.told_encoder else None
-        return [*self.encoder.parts(vector), (partial(self.quantize, stages=stages), Field())]  # type: ignore[union-attr]
+        quantize = partial(self.quantize, stages=stages, beam=beam)
+        return [*self.encoder.parts(vector), (quantize, Field())]  # type: ignore[union-attr]
 
     def decoder_parts(self, condition: Condition | None = None) -> list[Part]:
         """:meth:`decode` as functions one after the other, each with its field: what a stream runs through."""
