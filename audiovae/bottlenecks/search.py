@@ -7,7 +7,6 @@ matrix, and no one-hot matrix is built.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import isqrt
 
 import torch
 from torch import Tensor
@@ -43,7 +42,7 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
     tensor([1, 2])
     """
     x, codebook = x.detach(), codebook.detach()
-    table = _table(codebook, min(max(len(codebook) // RUN_WIDTH, 1), RUNS))
+    table = _table(codebook)
     if torch.compiler.is_compiling():  # an exported graph: its runtime plans memory itself
         return torch.addmm(table.bias, x - table.mean, table.codes.t()).argmax(1)
     block = _block(x, table.runs * table.width)
@@ -82,22 +81,26 @@ def beam_search(x: Tensor, codebooks: Sequence[Tensor], beam: int) -> Tensor:
     [[0, 0], [1, 1]]
     """
     x = x.detach()
-    tables = [_table(codebook.detach(), isqrt(len(codebook))) for codebook in codebooks]
+    tables = [_table(codebook.detach()) for codebook in codebooks]
     if torch.compiler.is_compiling():
         return _beam_search(x, codebooks, tables, beam)
-    block = _block(x, beam * max(table.runs * table.width for table in tables))
+    width = max(table.runs * table.width for table in tables)
+    block = _block(x, beam * width)
+    scores = x.new_empty(block * beam * width)
     with torch.autocast(x.device.type, enabled=False):
-        return torch.cat([_beam_search(rows, codebooks, tables, beam) for rows in x.split(block)], dim=1)
+        return torch.cat([_beam_search(rows, codebooks, tables, beam, scores) for rows in x.split(block)], dim=1)
 
 
-def _beam_search(x: Tensor, codebooks: Sequence[Tensor], tables: "Sequence[_Table]", beam: int) -> Tensor:
+def _beam_search(x: Tensor, codebooks: Sequence[Tensor], tables: "Sequence[_Table]", beam: int,
+                 buffer: Tensor | None = None) -> Tensor:
     left = x[:, None]  # (N, P, D): what each of P kept sums still misses
     codes: list[Tensor] = []  # (N, P) of each codebook so far
     for codebook, table in zip(codebooks, tables, strict=True):
         paths, runs, width = left.shape[1], table.runs, table.width
-        about = left - table.mean
-        scores = torch.addmm(table.bias, about.flatten(0, 1), table.codes.t()).view(-1, paths * runs, width)
-        missed = about.square().sum(2).mul_(0.5)  # what `nearest` leaves out, since it is the same for every code
+        about = (left - table.mean).flatten(0, 1)
+        out = None if buffer is None else buffer[: len(about) * runs * width].view(-1, runs * width)
+        scores = torch.addmm(table.bias, about, table.codes.t(), out=out).view(-1, paths * runs, width)
+        missed = about.square().sum(1).mul_(0.5).view(-1, paths)  # `nearest` need not: it is the same for every code
         largest = scores.amax(2).view(-1, paths, runs).sub_(missed[:, :, None]).flatten(1)
         run = largest.topk(min(beam, paths * runs))[1]  # no other run can hold one of the best
         rivals = scores.gather(1, run[:, :, None].expand(-1, -1, width)).sub_(missed.gather(1, run // runs)[:, :, None])
@@ -123,7 +126,8 @@ class _Table:
     width: int
 
 
-def _table(codebook: Tensor, runs: int) -> _Table:
+def _table(codebook: Tensor) -> _Table:
+    runs = min(max(len(codebook) // RUN_WIDTH, 1), RUNS)
     mean, width = codebook.mean(0), -(-len(codebook) // runs)
     codes, padding = codebook - mean, runs * width - len(codebook)
     bias = codes.square().sum(1).mul_(-0.5)
