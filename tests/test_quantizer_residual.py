@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from audiovae.bottlenecks import GroupedConfig, RVQConfig, VQConfig
+from audiovae.bottlenecks.search import beam_search, nearest
 
 CONFIG = RVQConfig(num_codes=16, dim=4, num_quantizers=4)
 
@@ -34,6 +35,25 @@ def test_a_beam_comes_nearer_with_the_same_codebooks():
     errors = [(rvq.decode(rvq.encode(h, 3, beam)) - h).square().mean().item() for beam in (1, 2, 4, 16)]
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.95 * errors[0]
     assert torch.equal(rvq.encode(h, 1, beam=4), rvq.encode(h, 1)), "one codebook alone has a nearest code"
+
+
+def test_training_searches_as_encoding_does():
+    """Each example's codes are those of a beam over the stages it keeps; the stages after them take the nearest."""
+    rvq = warm(RVQConfig(num_codes=16, dim=4, num_quantizers=4, quantizer_dropout=1.0, beam=3))
+    tables, h = [book.vectors.clone() for book in rvq.books], torch.randn(32, 4, 20)
+    latent = rvq(h)
+    kept = (latent.rate / (20 * math.log(16))).round().int().tolist()
+    assert set(kept) == {1, 2, 3, 4}
+    for x, n, codes, z in zip(h, kept, latent.codes, latent.z, strict=True):
+        wanted = beam_search(x.T, tables[:n], 3)
+        assert torch.equal(codes[:n], wanted)
+        left = x.T - sum(table[k] for table, k in zip(tables, codes[:n], strict=False))
+        torch.testing.assert_close(z, x - left.T)
+        for table, index in zip(tables[n:], codes[n:], strict=True):
+            assert torch.equal(index, nearest(left, table))
+            left = left - table[index]
+    rvq.eval()
+    assert torch.equal(rvq(h).codes, rvq.encode(h, beam=3)) and not torch.equal(rvq(h).codes, rvq.encode(h))
 
 
 def test_more_stages_are_closer():

@@ -28,6 +28,8 @@ class RVQConfig(CodebookConfig):
     """Settings of :class:`ResidualQuantizer`; each of the Q codebooks has ``num_codes`` codes.
 
     quantizer_dropout : share of training examples whose number of stages is drawn uniformly from 1 to Q.
+    beam : sums kept while codes are searched for in ``forward``, see
+        :func:`audiovae.bottlenecks.search.beam_search`; with 1 each stage's code is the nearest.
 
     >>> RVQConfig(num_codes=1024, num_quantizers=4).build(dims=1).num_codes
     (1024, 1024, 1024, 1024)
@@ -36,17 +38,18 @@ class RVQConfig(CodebookConfig):
     kind: Literal["rvq"] = "rvq"
     num_quantizers: int = 8
     quantizer_dropout: float = 0.0
+    beam: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_quantizers < 1 or not 0 <= self.quantizer_dropout <= 1:
+        if min(self.num_quantizers, self.beam) < 1 or not 0 <= self.quantizer_dropout <= 1:
             raise ConfigError(
-                f"RVQConfig wants num_quantizers of 1 or more and quantizer_dropout in [0, 1], got "
-                f"{self.num_quantizers} and {self.quantizer_dropout}."
+                f"RVQConfig wants num_quantizers and beam of 1 or more and quantizer_dropout in [0, 1], got "
+                f"{self.num_quantizers}, {self.beam} and {self.quantizer_dropout}."
             )
 
     def build(self, dims: int) -> "ResidualQuantizer":
-        return ResidualQuantizer(self, self.num_quantizers, dims, self.quantizer_dropout)
+        return ResidualQuantizer(self, self.num_quantizers, dims, self.quantizer_dropout, beam=self.beam)
 
 
 class ResidualQuantizer(Bottleneck):
@@ -67,6 +70,7 @@ class ResidualQuantizer(Bottleneck):
     num_quantizers : Q.
     dims : 1 or 2 grid axes.
     quantizer_dropout : share of examples cut to a random number of stages in training.
+    beam : how widely ``forward`` searches for codes, those of an example's first n stages together.
 
     Shapes: (B, D, *grid) -> Latent with z (B, D, *grid), codes (B, Q, *grid) int64, rate (B,) nats.
 
@@ -93,6 +97,7 @@ class ResidualQuantizer(Bottleneck):
         dims: int = 1,
         quantizer_dropout: float = 0.0,
         unit: bool = False,
+        beam: int = 1,
     ) -> None:
         super().__init__()
         self.config = config
@@ -100,7 +105,7 @@ class ResidualQuantizer(Bottleneck):
         self.num_codes = (config.num_codes,) * num_quantizers
         self.dims = dims
         self.unit = unit
-        self.quantizer_dropout = quantizer_dropout
+        self.quantizer_dropout, self.beam = quantizer_dropout, beam
         self.books = nn.ModuleList(Codebook(config, unit) for _ in self.num_codes)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("collected", torch.empty(0, config.dim))
@@ -168,9 +173,10 @@ class ResidualQuantizer(Bottleneck):
         left, step = z_e.detach(), int(self.step)
         z = pull = commitment = left.new_zeros(())
         codes, codebook_losses, stats = [], [], []
+        searched = self._search(left, kept)
         for stage, book in enumerate(self._books()):
             table = book.table()
-            index = nearest(left, table)
+            index = nearest(left, table) if searched is None else self._completed(searched[stage], left, table)
             code = F.embedding(index, table.detach())
             rest = left - code
             missed = rest
@@ -197,6 +203,25 @@ class ResidualQuantizer(Bottleneck):
             losses=losses,
             stats=Scalars.mean(stats),
         )
+
+    def _search(self, x: Tensor, kept: Tensor | None) -> Tensor | None:
+        """Codes (Q, N) by the beam, -1 in the stages that an example does not keep; None without one."""
+        if self.beam == 1 or len(self.books) == 1:
+            return None
+        tables = self._tables()
+        if kept is None:
+            return beam_search(x, tables, self.beam)
+        codes = torch.full((len(tables), len(x)), -1, device=x.device)
+        for count in kept.unique().tolist():
+            its = (kept == count).repeat_interleave(len(x) // len(kept))
+            codes[:count, its] = beam_search(x[its], tables[:count], self.beam)
+        return codes
+
+    @staticmethod
+    def _completed(index: Tensor, left: Tensor, table: Tensor) -> Tensor:
+        """Codes (N,) with the nearest where there is none yet."""
+        missing = index < 0
+        return index.masked_scatter(missing, nearest(left[missing], table)) if missing.any() else index
 
     def _rate(self, h: Tensor, kept: Tensor | None) -> Tensor:
         stages = h.new_full((len(h),), len(self.books)) if kept is None else kept
