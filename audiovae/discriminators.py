@@ -6,7 +6,6 @@ turns: the model's step adds :meth:`Adversary.weighed` to its loss, then a secon
 :meth:`Adversary.forward`. A model trained so bounds no likelihood, and its loss reports no ELBO.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Literal, NamedTuple
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+from torch.nn.utils.parametrizations import spectral_norm
 
 from audiovae.audio.features import STFT
 from audiovae.config import Config, Count, Decay, Positive, Weight, Whole
@@ -42,9 +41,8 @@ class Verdict(NamedTuple):
 class PatchDiscriminator(nn.Module):
     """A score for each patch of the data: higher where it looks real.
 
-    ``depth`` convolutions of kernel 4 and stride 2, then two of kernel 3, each with ``norm`` of its weights in place
-    of batch normalisation: a score depends on its patch alone, ``field`` wide. Spectral normalisation (Miyato 2018)
-    holds the slope of the scores, weight normalisation (Salimans & Kingma 2016) does not.
+    ``depth`` convolutions of kernel 4 and stride 2, then two of kernel 3, each with spectral normalisation
+    (Miyato 2018) in place of batch normalisation: a score depends on its patch alone, ``field`` wide.
 
     Shapes: (B, C, *grid) -> scores (B, 1, *grid / 2^depth), rounded down.
 
@@ -55,17 +53,16 @@ class PatchDiscriminator(nn.Module):
 
     WIDEST = 8  # times the first width, as in the paper
 
-    def __init__(self, dims: int, channels: int, width: int = 64, depth: int = 3,
-                 norm: Callable[[nn.Module], nn.Module] = spectral_norm):
+    def __init__(self, dims: int, channels: int, width: int = 64, depth: int = 3):
         super().__init__()
         self.dims, self.channels, self.depth = dims, channels, depth
         widths = [channels, *(width * min(2**stage, self.WIDEST) for stage in range(depth))]
-        self.downs = nn.ModuleList(norm(CONV[dims](before, after, 4, stride=2, padding=1))
+        self.downs = nn.ModuleList(spectral_norm(CONV[dims](before, after, 4, stride=2, padding=1))
                                    for before, after in pairwise(widths))
         self.inner, self.head = SameConv(dims, widths[-1], widths[-1], 3), SameConv(dims, widths[-1], 1, 3)
         self.field = compose(*[Field.conv(4, 2, padding=1)] * depth, self.inner.field, self.head.field)
         for layer in (self.inner, self.head):
-            norm(layer.conv)
+            spectral_norm(layer.conv)
 
     def forward(self, x: Tensor) -> Verdict:
         check("PatchDiscriminator", x, self.channels, self.dims)
@@ -84,8 +81,7 @@ class STFTDiscriminator(nn.Module):
 
     Short windows show a buzz between the frames of a decoder, long ones a note between its harmonics. A bin's
     magnitude relative to white noise of deviation 1 is raised to 0.3, as loudness is, and keeps its phase: else the
-    loudest bins would be all there is to see. Weights are normalised as in the paper; with spectral normalisation
-    scores stay near 0 on speech, and say nothing.
+    loudest bins would be all there is to see.
 
     Parameters
     ----------
@@ -111,7 +107,7 @@ class STFTDiscriminator(nn.Module):
         super().__init__()
         self.channels = channels
         self.stfts = nn.ModuleList(resolution.build() for resolution in resolutions)
-        self.judges = nn.ModuleList(PatchDiscriminator(2, 2 * channels, width, depth, weight_norm) for _ in resolutions)
+        self.judges = nn.ModuleList(PatchDiscriminator(2, 2 * channels, width, depth) for _ in resolutions)
         self.fields = tuple(stft.field.then(judge.field)  # type: ignore[operator, arg-type]
                             for stft, judge in zip(self.stfts, self.judges, strict=True))
 
