@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from audiovae.bottlenecks import VQConfig
-from audiovae.codec import Codec
+from audiovae.codec import BEAM, Codec
 from audiovae.config import read
 from audiovae.decoders import StridedDecoderConfig
 from audiovae.encoders import StridedEncoderConfig
@@ -40,7 +40,10 @@ Product = tuple[int, int, int]  # rows, inner, columns
 
 
 def codecs() -> dict[str, Codec]:
-    """Log-mel frames at a low rate, small and as the speech codec, and Jukebox's strided convolutions at hop 64."""
+    """Log-mel frames at a low rate, small and as the speech codec, and Jukebox's strided convolutions at hop 64.
+
+    The speech codec at all its 6 kbit/s and at half, each by the codec's beam and by the nearest codes alone.
+    """
     models: dict[str, ModelConfig] = {
         "spectral": read(Experiment, RECIPES / "vctk_conversion/small.toml").model,
         "speech-16k": read(Experiment, RECIPES / "speech_codec/speech-16k.toml").model,
@@ -49,7 +52,10 @@ def codecs() -> dict[str, Codec]:
     }
     spec = DataSpec(channels=1, dims=1, sample_rate=SAMPLE_RATE, labels=SPEAKERS)
     torch.manual_seed(0)
-    return {name: Codec(config.build(spec)) for name, config in models.items()}
+    found = {name: Codec(config.build(spec)) for name, config in models.items()}
+    speech = found["speech-16k"].model
+    return found | {f"{name}, beam {beam}": Codec(speech, kbps, beam=beam)
+                    for name, kbps, beam in (("6 kbit/s", 6, 1), ("3 kbit/s", 3, BEAM), ("3 kbit/s", 3, 1))}
 
 
 class Products(TorchDispatchMode):
@@ -106,7 +112,7 @@ def work(codec: Codec, wave: Tensor) -> tuple[list[Callable[[], None]], list[flo
     codes = codec.encode(wave, SAMPLE_RATE, speaker)
     block = codec.block * codec.hop
     latents = torch.from_numpy(codes.levels[0])[None, :, :codec.block]
-    asked = [products(lambda: codec.model.encode(wave[None, None, :block])),
+    asked = [products(lambda: codec.model.encode(wave[None, None, :block], stages=codec.stages, beam=codec.beam)),
              products(lambda: codec.model.decode(latents, codec.condition(speaker)))]
     floors = [floor(counts, len(wave) // block) for counts in asked]
     adds = [sum(prod(sizes) * n for sizes, n in counts.items()) * SAMPLE_RATE / block / 1e6 for counts in asked]
@@ -128,14 +134,14 @@ def main() -> None:
     args = parser.parse_args()
     wave = 0.1 * torch.randn(args.seconds * SAMPLE_RATE)
     print(f"{os.cpu_count()} cores, torch {torch.__version__}; {args.seconds} s of audio at {SAMPLE_RATE} Hz")
-    print(f"{'':10}{'threads':>8}{'encode × real time':>20}{'decode × real time':>20}{'share of products':>20}"
+    print(f"{'':18}{'threads':>8}{'encode × real time':>20}{'decode × real time':>20}{'share of products':>20}"
           f"{'M multiply-adds / s of audio':>31}")
     for name, codec in codecs().items():
         calls, macs = work(codec, wave)
         for threads in args.threads:
             torch.set_num_threads(threads)
             encode, encode_floor, decode, decode_floor = seconds(calls, args.repeats)
-            print(f"{name:10}{threads:>8}{args.seconds / encode:>20.0f}{args.seconds / decode:>20.0f}"
+            print(f"{name:18}{threads:>8}{args.seconds / encode:>20.0f}{args.seconds / decode:>20.0f}"
                   f"{f'{encode_floor / encode:.2f}, {decode_floor / decode:.2f}':>20}"
                   f"{f'{macs[0]:.0f}, {macs[1]:.0f}':>31}", flush=True)
 
