@@ -71,8 +71,9 @@ class Products(TorchDispatchMode):
         if name in ("mm", "addmm"):
             left, right = args[-2:]
             self.counts[left.shape[0], left.shape[1], right.shape[1]] += 1
-        elif name == "bmm":
-            self.counts[args[0].shape[1], args[0].shape[2], args[1].shape[2]] += len(args[0])
+        elif name in ("bmm", "baddbmm", "baddbmm_"):
+            left, right = args[-2:]
+            self.counts[left.shape[1], left.shape[2], right.shape[2]] += len(left)
         elif name == "convolution":
             self._convolution(args[0], args[1], result, transposed=args[6], groups=args[8])
         return result
