@@ -10,7 +10,7 @@ is the recordings' own falls with the number of frames, so that the source's row
 import argparse
 
 import torch
-from rate_quality import RATE, clips
+from rate_quality import SPEECH, clips
 from tqdm import tqdm
 
 from audiovae.checkpoint import DEFAULT
@@ -27,12 +27,12 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=25, help="recordings of a group, 0 for all")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    waves = [clip.load() for clip in clips(args.inputs, args.limit, args.seed)]
+    waves = [clip.load() for clip in clips(args.inputs, args.limit, args.seed, SPEECH)]
     rows = []
     for name in args.models:
         codec = Codec.from_pretrained(name, kbps=args.kbps)
         criterion = FrameRate(codec.hop)
-        said = [codec.decode(codec.encode(wave, RATE)) for wave in tqdm(waves, desc=name, disable=None)]
+        said = [codec.decode(codec.encode(wave, SPEECH)) for wave in tqdm(waves, desc=name, disable=None)]
         own, its = (criterion.depths(torch.cat([x[:len(x) // codec.hop * codec.hop] for x in sounds]).view(1, 1, -1))
                     for sounds in (waves, said))
         for what, depths in (("source", own), (name, its)):
@@ -41,7 +41,7 @@ def main() -> None:
                          f"{100 * float((depths - own).norm()):.1f}"))
     rates = [f"{codec.sample_rate / codec.hop * (k + 1):.0f} Hz" for k in range(criterion.harmonics)]
     print(Table(("", *rates, "not the source's"), rows).text())
-    print(f"\n{len(waves)} recordings, {sum(map(len, waves)) / RATE / 60:.1f} minutes")
+    print(f"\n{len(waves)} recordings, {sum(map(len, waves)) / SPEECH / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from audiovae.audio.io import AUDIO_SUFFIXES, read_audio
 from audiovae.audio.resample import resample
 from audiovae.audio.splits import read_split_table
 from audiovae.checkpoint import DEFAULT, load_model
-from audiovae.codec import Codec
+from audiovae.codec import BEAM, Codec
 from audiovae.codes.prior import find_prior
 from audiovae.errors import AudioError
 from audiovae.files import atomic_file, expand_inputs
@@ -81,13 +81,13 @@ class Clip:
     load: Callable[[], Tensor]
 
 
-def ours(name: str, rate: int) -> list[Coder]:
+def ours(name: str, rate: int, beam: int) -> list[Coder]:
     """The model at each of its rates, lowest first."""
     model, prior = load_model(name), find_prior(name)
     every = rates(Codec(model).model)  # type: ignore[arg-type]
 
     def at(kbps: float) -> Callable[[Tensor], tuple[Tensor, float]]:
-        codec = Codec(model, kbps, prior)
+        codec = Codec(model, kbps, prior, beam)
 
         def run(wave: Tensor) -> tuple[Tensor, float]:
             codes = codec.encode(wave, rate)
@@ -262,6 +262,7 @@ def main() -> None:
     parser.add_argument("--model", default=DEFAULT)
     parser.add_argument("--music", action="store_true", help="compare at 24 kHz, by measures of music")
     parser.add_argument("--kbps", type=float, nargs="+", help="of the model's rates only these (default: all)")
+    parser.add_argument("--beam", type=int, default=BEAM, help="how widely the model's codes are searched for")
     parser.add_argument("--limit", type=int, default=25, help="recordings of a group, 0 for all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
@@ -269,7 +270,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_grad_enabled(False)
     rate = MUSIC if args.music else SPEECH
-    coders = [c for c in ours(args.model, rate) if not args.kbps or float(c.setting.split()[0]) in args.kbps]
+    coders = [c for c in ours(args.model, rate, args.beam) if not args.kbps or float(c.setting.split()[0]) in args.kbps]
     coders += peers(rate)
     chosen = list(clips(args.inputs, args.limit, args.seed, rate))
     results: dict[Coder, list[Row]] = {coder: [] for coder in coders}
