@@ -142,6 +142,9 @@ def test_a_model_of_half_size_does_what_it_did_and_names_no_place(tmp_path):
     assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "half"), "--format", "half"]) == 0
     assert {p.name for p in (tmp_path / "half").iterdir()} == {"config.json", "model.safetensors"}
     assert "anna" not in (tmp_path / "half/config.json").read_text()
+    for option in (("--kbps", "1"), ("--beam", "2")):
+        assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "other"), "--format", "half", *option]) == 2
+    assert not (tmp_path / "other").exists()
     x, again = 0.1 * torch.randn(1, 1, 400), load_model(tmp_path / "half")
     h, other = model.encoder(x), again.encoder(x)
     assert (h - other).norm() < 1e-2 * h.norm() and not h.equal(other)
