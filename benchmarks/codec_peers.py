@@ -5,9 +5,10 @@
     python benchmarks/codec_peers.py --repeats 1 --peer-seconds 2 --peers EnCodec-24k
 
 Random weights, which cost what trained ones do: ours as recipes/speech_codec/speech-16k.toml has it, with all its
-codebooks; the peers as `transformers` builds them from the settings of their published models. Each gets noise at its
-own rate. All take turns, and what counts is the processor's time: on an idle machine one thread's is the clock's, on a
-busy one it leaves out the waiting. Medians. The share of products is explained in codec.py.
+codebooks and the codec's beam unless told otherwise (`--kbps 3 --beam 1`; the peers take nearest codes, a beam of 1);
+the peers as `transformers` builds them from the settings of their published models. Each gets noise at its own rate. All
+take turns, and what counts is the processor's time: on an idle machine one thread's is the clock's, on a busy one it
+leaves out the waiting. Medians. The share of products is explained in codec.py.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from codec import SAMPLE_RATE, codecs, work
 from quantizers import seconds
 from torch import Tensor
 
+from audiovae.codec import BEAM, Codec
 from audiovae.report import Table
 
 Pair = tuple[Callable[[], object], Callable[[], object]]  # encode, decode
@@ -69,6 +71,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=20, help="of audio for ours, a multiple of its blocks")
+    parser.add_argument("--kbps", type=float, help="of ours (default: all it has)")
+    parser.add_argument("--beam", type=int, default=BEAM, help="of ours")
     parser.add_argument("--peer-seconds", type=float, default=4, help="of audio for the others, which are slower")
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
     args = parser.parse_args()
@@ -78,13 +82,14 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    codec = codecs()[MODEL]
+    codec = Codec(codecs()[MODEL].model, args.kbps, beam=args.beam)
     calls, _ = work(codec, noise(args.seconds, SAMPLE_RATE)[0, 0])
     built = {name: PEERS[name](args.peer_seconds) for name in args.peers}
     every = [*calls, *(call for _, pair in built.values() for call in pair)]
     encode, encode_floor, decode, decode_floor, *theirs = seconds(every, args.repeats, time.process_time)
     speeds = args.seconds / encode, args.seconds / decode
-    rows: list[tuple[Any, ...]] = [(f"audiovae {MODEL}", f"{codec.header().nominal_kbps:g} kbit/s", f"{speeds[0]:.0f}",
+    name = f"audiovae {MODEL}, beam {args.beam}"
+    rows: list[tuple[Any, ...]] = [(name, f"{codec.header().nominal_kbps:g} kbit/s", f"{speeds[0]:.0f}",
                                     f"{speeds[1]:.0f}", None, None)]
     for (name, (rate, _)), *pair in zip(built.items(), theirs[::2], theirs[1::2], strict=True):
         own = [args.peer_seconds / taken for taken in pair]
