@@ -6,9 +6,9 @@
 
 Random weights, which cost what trained ones do: ours as recipes/speech_codec/speech-16k.toml has it, with all its
 codebooks and the codec's beam unless told otherwise (`--kbps 3 --beam 1`; the peers take nearest codes, a beam of 1);
-the peers as `transformers` builds them from the settings of their published models. Each gets noise at its own rate. All
-take turns, and what counts is the processor's time: on an idle machine one thread's is the clock's, on a busy one it
-leaves out the waiting. Medians. The share of products is explained in codec.py.
+the peers as `transformers` builds them from the settings of their published models. Each gets noise at its own rate.
+All take turns, and what counts is the processor's time: on an idle machine one thread's is the clock's, on a busy one
+it leaves out the waiting. Medians. The share of products is explained in codec.py.
 """
 
 import argparse
