@@ -21,6 +21,7 @@ from audiovae.codes import CodeHeader, CodeReader, Codes
 from audiovae.errors import AudioError, AudiovaeError, CodeFileError, CorpusError, OutputError
 from audiovae.files import reason
 from audiovae.level_codec import AnyCodec, open_codec
+from audiovae.nn.bfloat16 import Precision
 from audiovae.parallel import ahead
 from audiovae.shards import Row
 from audiovae.transcode import Recording, encode_pieces, write_codes
@@ -34,8 +35,8 @@ class Settings:
     prior : write code files with the prior that lies beside the model, where there is one.
     block : latent steps at once, None for the codec's own choice; the codes are the same.
     levels : those to encode, of a model of several; None for all.
-    beam : how widely codes are searched for, see :class:`audiovae.codec.Codec`; codes that are there already may be of
-        any.
+    beam, precision : how widely codes are searched for, and in what the model multiplies, see
+        :class:`audiovae.codec.Codec`; codes that are there already may be of any.
     """
 
     model: str
@@ -47,10 +48,11 @@ class Settings:
     block: int | None = None
     levels: tuple[int, ...] | None = None
     beam: int = BEAM
+    precision: Precision = "no"
 
     def codec(self) -> AnyCodec:
         """The model, loaded once in each process."""
-        return _codec(self.model, self.kbps, self.prior, self.block, self.levels, self.beam)
+        return _codec(self.model, self.kbps, self.prior, self.block, self.levels, self.beam, self.precision)
 
     def fit(self, header: CodeHeader) -> bool:
         """Whether codes are of this model, at this rate, for this voice if one was told."""
@@ -61,8 +63,8 @@ class Settings:
 
 @cache
 def _codec(model: str, kbps: float | None, prior: bool, block: int | None, levels: tuple[int, ...] | None,
-           beam: int) -> AnyCodec:
-    codec = open_codec(model, kbps, prior, levels, beam)
+           beam: int, precision: Precision) -> AnyCodec:
+    codec = open_codec(model, kbps, prior, levels, beam, precision)
     codec.block = block or codec.block
     return codec
 

@@ -162,7 +162,7 @@ class SpectralDecoder(nn.Module):
         log_magnitude, phase = h.float().view(h.shape[0], -1, self.n_fft + 2).chunk(2, dim=-1)
         # a frame beyond the end would reach back over it
         mask = None if lengths is None else within(lengths, steps, phase.shape[1])
-        return self.inverse(log_magnitude.clamp(max=self.MAX_LOG_MAGNITUDE).exp(), phase, mask)
+        return self.inverse(log_magnitude.clamp(max=self.MAX_LOG_MAGNITUDE).exp_(), phase, mask)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from audiovae.audio.resample import resample
-from audiovae.audio.waveform import channelled, loudest
+from audiovae.audio.waveform import channelled
 from audiovae.blocks import blockwise, halo, padded
 from audiovae.checkpoint import fingerprint, load_model
 from audiovae.closest_voice import closest_voice
@@ -23,6 +22,7 @@ from audiovae.codes import CodeHeader, Codes
 from audiovae.codes.prior import find_prior
 from audiovae.errors import AudioError, CheckpointError, ConfigError, LabelError, nearest
 from audiovae.models import Hierarchical, Model, Multires
+from audiovae.nn.bfloat16 import Precision
 from audiovae.shapes import CodeLevel, Condition
 
 Blocks = Iterable[tuple[np.ndarray, ...]]
@@ -237,11 +237,8 @@ class HierarchyCodec(LevelCodec):
         self._decoder_halo = left, max(right, 1)  # a step stays behind until the end is known, to be cropped
 
     def closest_speaker(self, wave: Tensor, seconds: float = 4.0) -> str:
-        wave = loudest(wave, round(seconds * self.sample_rate) // self.hop * self.hop)
-        wave = F.pad(wave, (0, -wave.shape[-1] % self.hop)).reshape(1, self.channels, -1)
-        codes = self.model.encode_levels(wave)
-        return self.speakers[closest_voice(wave, self.sample_rate, len(self.speakers),
-                                           lambda told: self.model.decode_levels(codes, told))]
+        return closest_voice(wave.view(self.channels, -1), self.sample_rate, self.hop, self.speakers, seconds=seconds,
+                             read=self.model.encode_levels, say=self.model.decode_levels)
 
     def encode_blocks(self, pieces: Iterable[Tensor]) -> Iterator[tuple[np.ndarray, ...]]:
         def encode(x: Tensor) -> Tensor:
@@ -312,17 +309,20 @@ def codec_of(model: Model, levels: Sequence[int] | None = None, beam: int = BEAM
 
 
 def open_codec(path: str | Path, kbps: float | None = None, prior: bool = True,
-               levels: Sequence[int] | None = None, beam: int = BEAM) -> AnyCodec:
+               levels: Sequence[int] | None = None, beam: int = BEAM, precision: Precision = "no") -> AnyCodec:
     """:meth:`Codec.from_pretrained` for models of any number of levels; ``levels`` and ``beam`` as of :func:`codec_of`.
 
-    Raises ConfigError where ``kbps`` is asked of a model of several levels, whose rates are those of its levels.
+    Raises ConfigError where ``kbps`` is asked of a model of several levels, whose rates are those of its levels, or a
+    ``precision``, which serves the linear layers that such models do not have.
     """
     model = load_model(path)
     if isinstance(model, Multires | Hierarchical):
         if kbps is not None:
             raise ConfigError("--kbps is of models of one level: choose the levels of this one by --levels.")
+        if precision != "no":
+            raise ConfigError("--precision is of models of one level: leave it out.")
         return codec_of(model, levels, beam)
-    codec = Codec(model, kbps, find_prior(path) if prior else None, beam)
+    codec = Codec(model, kbps, find_prior(path) if prior else None, beam, precision)
     if levels is not None:
         chosen_levels(model, levels)
     return codec

@@ -28,6 +28,7 @@ from audiovae.errors import ConfigError, ShapeError, TrainingError
 from audiovae.interrupt import Interrupt
 from audiovae.likelihoods import Likelihood
 from audiovae.models import Autoencoder, AutoencoderConfig, Model, ModelConfig, Multires
+from audiovae.nn.bfloat16 import Precision
 from audiovae.objectives import Loss, Objective, ObjectiveConfig, joined
 from audiovae.optim import Average, Rival, apart, clip, hold_all_but_encoder, learning_rate, parameter_groups
 from audiovae.preview import write_samples
@@ -72,7 +73,7 @@ class TrainConfig(Config):
     level: Whole | Literal["each"] | None = None
     encoder_steps: Whole = 0
     accumulate: Count = 1
-    precision: Literal["no", "bf16"] = "no"
+    precision: Precision = "no"
     channels_last: bool = False
     log_every: Count = 10
     validate_minutes: Weight = 2.0

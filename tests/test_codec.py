@@ -11,7 +11,7 @@ from audiovae.bottlenecks import RVQConfig
 from audiovae.codec import Codec
 from audiovae.decoders import SpectralDecoderConfig, StridedDecoderConfig
 from audiovae.encoders import SpectralEncoderConfig, StridedEncoderConfig
-from audiovae.errors import AudioError, CheckpointError, CodeFileError, LabelError, ShapeError
+from audiovae.errors import AudioError, CheckpointError, CodeFileError, ConfigError, LabelError, ShapeError
 from audiovae.models import AutoencoderConfig
 from audiovae.shapes import Condition, DataSpec
 
@@ -66,6 +66,31 @@ def test_cut_anywhere_gives_the_codes_and_the_sound_of_the_whole(codec):
         torch.testing.assert_close(decoded, sound, atol=1e-5, rtol=0)
         first = decoded if first is None else first
         assert torch.equal(decoded, first), "of the same blocks, whatever the cut: equal to the last bit"
+
+
+def test_in_bfloat16_too_the_parts_of_a_recording_are_those_of_the_whole(small):
+    """In bfloat16 indeed, near single precision, of the same fingerprint, cut anywhere and in any batch."""
+    lean = Codec(build("spectral"), precision="bf16")
+    kinds = {name: weight.dtype for name, weight in lean.model.named_parameters()}
+    assert {kinds[name] for name in kinds if "expand.weight" in name or "project.weight" in name} == {torch.bfloat16}
+    assert {kinds[name] for name in kinds if "depthwise" in name or "norm" in name} == {torch.float32}
+    lean.block = small.block = 20
+    wave = torch.randn(small.hop * 137)
+    codes, near = small.encode(wave, RATE), lean.encode(wave, RATE)
+    assert codes.fingerprint == near.fingerprint and np.mean(codes.levels[0] == near.levels[0]) > 0.7
+    sound, again = small.decode(codes, "bert"), lean.decode(codes, "bert")
+    assert 0 < (sound - again).norm() < 0.02 * sound.norm()
+    pieces = list(lean.encode_stream(wave.split(700)))
+    assert np.array_equal(np.concatenate(pieces, axis=1), near.levels[0])
+    assert torch.equal(lean.decode(codes, "bert", 0.3, 0.7), again[round(0.3 * RATE):round(0.7 * RATE)])
+    for its, alone in zip(lean.encode_batch([wave, wave[:5000]], RATE), (near, lean.encode(wave[:5000], RATE)),
+                          strict=True):
+        assert np.array_equal(its.levels[0], alone.levels[0])
+
+
+def test_bfloat16_is_refused_where_nothing_would_gain():
+    with pytest.raises(ConfigError, match="have none: leave it at 'no'"):
+        Codec(build("strided", labels=()), precision="bf16")
 
 
 def test_a_batch_is_its_recordings_one_by_one(codec):

@@ -16,6 +16,7 @@ from audiovae import Codec
 from audiovae.audio.resample import resample
 from audiovae.checkpoint import PRETRAINED, bundled
 from audiovae.cli import main
+from audiovae.codes import Codes
 from audiovae.metrics import stoi
 
 pytest.importorskip("espeakng_loader")
@@ -72,6 +73,21 @@ def test_a_wider_search_is_nearer_at_the_same_size(wave, recording, tmp_path):
         assert (np.load(target) == codes[beam]).mean() > 0.99
     assert distance[4] < 0.95 * distance[1] and codes[4].shape == codes[1].shape
     assert main(["encode", str(recording), "-o", str(tmp_path / "c.codes"), "--beam", "0"]) == 2
+
+
+def test_bfloat16_gives_other_codes_as_good(recording, wave, tmp_path):
+    """To the commands too: most are the same, and words come through as well."""
+    paths = {precision: tmp_path / f"{precision}.codes" for precision in ("no", "bf16")}
+    for precision, path in paths.items():
+        assert main(["encode", str(recording), "-o", str(path), "--kbps", "3", "--precision", precision]) == 0
+        assert main(["decode", str(path), "--precision", precision]) == 0
+    prior = Codec.from_pretrained().prior
+    same = np.mean(Codes.load(paths["no"], prior).levels[0] == Codes.load(paths["bf16"], prior).levels[0])
+    assert 0.6 < same < 1
+    heard = {precision: torch.from_numpy(soundfile.read(path.with_suffix(".wav"), dtype="float32")[0])
+             for precision, path in paths.items()}
+    judged = [float(stoi(heard[precision], wave, 16_000)) for precision in paths]
+    assert not torch.equal(heard["no"], heard["bf16"]) and abs(judged[0] - judged[1]) < 0.02
 
 
 def test_words_come_through_and_more_bits_are_nearer(wave):

@@ -32,6 +32,7 @@ from audiovae.engines import run_local, run_ray
 from audiovae.errors import ConfigError
 from audiovae.files import Input
 from audiovae.level_codec import AnyCodec
+from audiovae.nn.bfloat16 import Precision
 from audiovae.picture_codec import encode_picture, is_of_pictures
 from audiovae.picture_encoding import PictureSettings, encode_pictures
 from audiovae.shards import FORMATS as SHARDS
@@ -71,6 +72,9 @@ class Arguments:
     beam: int = BEAM
     """Sums of codes kept while those of a residual quantizer are searched for: more come nearer to the recording, at no
     more bits, 1 is the fastest. Codes that are there already may be of any."""
+    precision: Precision = "no"
+    """bf16: linear layers multiply in bfloat16, faster on processors that do; a part of the codes are then others, as
+    good."""
     levels: str = "all"
     """Levels to encode, of a model of several: all, or their numbers such as 0,2 (0 is the fastest)."""
     prior: bool = True
@@ -134,7 +138,7 @@ def main(argv: list[str]) -> int:
     if all(Path(name).suffix.lower() in PICTURES for name in arguments.inputs) and arguments.inputs:
         raise ConfigError(f"{arguments.inputs[0]} is a picture, model {model} is of sound: name a model of pictures.")
     settings = Settings(str(model), arguments.kbps, arguments.speaker, arguments.channel, arguments.overwrite,
-                        arguments.prior, arguments.block, _levels(arguments), arguments.beam)
+                        arguments.prior, arguments.block, _levels(arguments), arguments.beam, arguments.precision)
     if check_pipes("encode", arguments.inputs, arguments.output):
         return _through_pipes(arguments, settings)
     if arguments.format not in SHARDS:
@@ -207,8 +211,8 @@ def _pictures(arguments: Arguments, model: str) -> int:
     if arguments.format in SHARDS:
         raise ConfigError(f"--format {arguments.format} is of sound, and this model of pictures: write codes, npz or "
                           "npy.")
-    refuse(arguments, ("kbps", "beam", "prior", "channel", "shard_hours", "layout", "raw", "rate", "channels", "block"),
-           "is of sound, and this model of pictures")
+    refuse(arguments, ("kbps", "beam", "precision", "prior", "channel", "shard_hours", "layout", "raw", "rate",
+                       "channels", "block"), "is of sound, and this model of pictures")
     settings = PictureSettings(model, arguments.speaker, _levels(arguments), arguments.overwrite)
     codec = settings.codec()
     codec.check(settings.label)
