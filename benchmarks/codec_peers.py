@@ -7,6 +7,8 @@
 Random weights, which cost what trained ones do: ours as recipes/speech_codec/speech-16k.toml has it, with all its
 codebooks and the codec's beam unless told otherwise (`--kbps 3 --beam 1`; the peers take nearest codes, a beam of 1);
 the peers as `transformers` builds them from the settings of their published models. Each gets noise at its own rate.
+With `--precision bf16` ours multiplies in bfloat16 as `audiovae encode --precision bf16` does, and the peers by
+torch.autocast, which is what they have for it.
 All take turns, and what counts is the processor's time: on an idle machine one thread's is the clock's, on a busy one
 it leaves out the waiting. Medians. The share of products is explained in codec.py.
 """
@@ -17,7 +19,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from codec import SAMPLE_RATE, codecs, work
@@ -25,6 +27,7 @@ from quantizers import seconds
 from torch import Tensor
 
 from audiovae.codec import BEAM, Codec
+from audiovae.nn.bfloat16 import Precision
 from audiovae.report import Table
 
 Pair = tuple[Callable[[], object], Callable[[], object]]  # encode, decode
@@ -67,12 +70,21 @@ def noise(duration: float, sample_rate: int) -> Tensor:
     return 0.1 * torch.randn(1, 1, round(duration * sample_rate))
 
 
+def under_autocast(call: Callable[[], object]) -> Callable[[], object]:
+    def run() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            call()
+
+    return run
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=20, help="of audio for ours, a multiple of its blocks")
     parser.add_argument("--kbps", type=float, help="of ours (default: all it has)")
     parser.add_argument("--beam", type=int, default=BEAM, help="of ours")
+    parser.add_argument("--precision", choices=get_args(Precision), default="no", help="of all")
     parser.add_argument("--peer-seconds", type=float, default=4, help="of audio for the others, which are slower")
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
     args = parser.parse_args()
@@ -82,13 +94,14 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    codec = Codec(codecs()[MODEL].model, args.kbps, beam=args.beam)
+    codec = Codec(codecs()[MODEL].model, args.kbps, beam=args.beam, precision=args.precision)
     calls, _ = work(codec, noise(args.seconds, SAMPLE_RATE)[0, 0])
     built = {name: PEERS[name](args.peer_seconds) for name in args.peers}
-    every = [*calls, *(call for _, pair in built.values() for call in pair)]
+    lean = args.precision == "bf16"
+    every = [*calls, *(under_autocast(call) if lean else call for _, pair in built.values() for call in pair)]
     encode, encode_floor, decode, decode_floor, *theirs = seconds(every, args.repeats, time.process_time)
     speeds = args.seconds / encode, args.seconds / decode
-    name = f"audiovae {MODEL}, beam {args.beam}"
+    name = f"audiovae {MODEL}, beam {args.beam}" + lean * ", bf16"
     rows: list[tuple[Any, ...]] = [(name, f"{codec.header().nominal_kbps:g} kbit/s", f"{speeds[0]:.0f}",
                                     f"{speeds[1]:.0f}", None, None)]
     for (name, (rate, _)), *pair in zip(built.items(), theirs[::2], theirs[1::2], strict=True):
@@ -98,6 +111,8 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, torch {torch.__version__}, one thread, processor time\n")
     print(Table(("model", "rate", "encode, × real time", "decode, × real time", "ours to it, encode", "decode"),
                 rows).text())
+    if lean:  # the products alone are timed in single precision
+        return
     print(f"\nof our time, matrix products: {encode_floor / encode:.0%} of encoding, {decode_floor / decode:.0%} of "
           "decoding")
 
