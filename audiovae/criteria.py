@@ -55,7 +55,29 @@ class Criterion(nn.Module):
         raise NotImplementedError
 
 
-class LogMelL1(Criterion):
+class MelCriterion(Criterion):
+    """A comparison of two waveforms' mel power, averaged over resolutions: of ``scale`` times its logarithm."""
+
+    def __init__(self, sample_rate: int, resolutions: tuple[MelResolution, ...] = MEL_RESOLUTIONS, scale: float = 1.0):
+        super().__init__()
+        self.mels = nn.ModuleList(
+            LogMel(sample_rate, r.n_fft, r.hop, r.num_mels, scale=scale, offset=0.0) for r in resolutions)
+
+    def compare(self, estimate: Tensor, target: Tensor) -> Tensor:
+        estimate, target = estimate.flatten(0, 1).unsqueeze(1), target.flatten(0, 1).unsqueeze(1)
+        terms = []
+        for mel in self.mels:
+            with torch.no_grad():
+                truth = mel(target)
+            terms.append(self.at(mel(estimate), truth))
+        return torch.stack(terms).mean()
+
+    def at(self, estimate: Tensor, truth: Tensor) -> Tensor:
+        """The comparison of log power (B, M, L) at one resolution."""
+        raise NotImplementedError
+
+
+class LogMelL1(MelCriterion):
     """Mean absolute difference of log-mel power in nats, averaged over resolutions.
 
     Power below LogMel's floor, about 80 dB under full scale, counts as silence.
@@ -65,19 +87,28 @@ class LogMelL1(Criterion):
     '1.39'
     """
 
-    def __init__(self, sample_rate: int, resolutions: tuple[MelResolution, ...] = MEL_RESOLUTIONS):
-        super().__init__()
-        self.mels = nn.ModuleList(
-            LogMel(sample_rate, r.n_fft, r.hop, r.num_mels, scale=1.0, offset=0.0) for r in resolutions)
+    def at(self, estimate: Tensor, truth: Tensor) -> Tensor:
+        return (estimate - truth).abs().mean()
 
-    def compare(self, estimate: Tensor, target: Tensor) -> Tensor:
-        estimate, target = estimate.flatten(0, 1).unsqueeze(1), target.flatten(0, 1).unsqueeze(1)
-        terms = []
-        for mel in self.mels:
-            with torch.no_grad():
-                truth = mel(target)
-            terms.append((mel(estimate) - truth).abs().mean())
-        return torch.stack(terms).mean()
+
+class MelLoudness(MelCriterion):
+    """Mean absolute difference of loudness, mel power to the power of ``exponent``, over each example's mean loudness.
+
+    To a logarithm an error in a faint frame is as dear as in a loud one; to the ear it is not. Loudness grows as
+    intensity to the power of 0.3 (Stevens 1955, "The measurement of loudness"). Averaged over resolutions.
+
+    >>> criterion, x = MelLoudness(sample_rate=16000), torch.randn(2, 1, 4000)
+    >>> f"{criterion(2 * x, x):.2f}"  # 4^0.3 - 1
+    '0.52'
+    """
+
+    def __init__(self, sample_rate: int, resolutions: tuple[MelResolution, ...] = MEL_RESOLUTIONS,
+                 exponent: float = 0.3):
+        super().__init__(sample_rate, resolutions, scale=exponent)
+
+    def at(self, estimate: Tensor, truth: Tensor) -> Tensor:
+        loudness = truth.exp()
+        return ((estimate.exp() - loudness).abs().mean((1, 2)) / loudness.mean((1, 2))).mean()
 
 
 class SpectralCriterion(Criterion):

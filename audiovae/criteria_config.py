@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator
 
-from audiovae.config import Config, Count
+from audiovae.config import Config, Count, Positive
 from audiovae.criteria import (
     MEL_RESOLUTIONS,
     RESOLUTIONS,
@@ -13,6 +13,7 @@ from audiovae.criteria import (
     FrameRate,
     JukeboxSpectral,
     LogMelL1,
+    MelLoudness,
     MelResolution,
     MultiResolutionSTFT,
     Perceptual,
@@ -41,6 +42,17 @@ class LogMelConfig(Config):
 
     def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> LogMelL1:
         return LogMelL1(_hertz(self.kind, sample_rate), self.resolutions)
+
+
+@dataclass(frozen=True)
+class MelLoudnessConfig(Config):
+    kind: Literal["mel_loudness"] = "mel_loudness"
+    weight: float = 1.0
+    resolutions: tuple[MelResolution, ...] = MEL_RESOLUTIONS
+    exponent: Positive = 0.3
+
+    def build(self, sample_rate: int | None, source: LabelledBatches | None = None) -> MelLoudness:
+        return MelLoudness(_hertz(self.kind, sample_rate), self.resolutions, self.exponent)
 
 
 @dataclass(frozen=True)
@@ -140,5 +152,5 @@ class PerceptualConfig(Config):
 
 
 CriterionConfig = Annotated[
-    LogMelConfig | MultiResolutionSTFTConfig | JukeboxSpectralConfig | ComplexSTFTConfig | FrameRateConfig
-    | TopSquaresConfig | SampleL1Config | SampleL2Config | PerceptualConfig, Discriminator("kind")]
+    LogMelConfig | MelLoudnessConfig | MultiResolutionSTFTConfig | JukeboxSpectralConfig | ComplexSTFTConfig
+    | FrameRateConfig | TopSquaresConfig | SampleL1Config | SampleL2Config | PerceptualConfig, Discriminator("kind")]

@@ -16,6 +16,7 @@ from audiovae.criteria import (
     FrameRate,
     JukeboxSpectral,
     LogMelL1,
+    MelLoudness,
     MelResolution,
     MultiResolutionSTFT,
     Resolution,
@@ -29,6 +30,7 @@ from audiovae.criteria_config import (
     FrameRateConfig,
     JukeboxSpectralConfig,
     LogMelConfig,
+    MelLoudnessConfig,
     MultiResolutionSTFTConfig,
     SampleL1Config,
     SampleL2Config,
@@ -36,11 +38,11 @@ from audiovae.criteria_config import (
 )
 from audiovae.errors import ConfigError, ShapeError
 
-CONFIGS = [LogMelConfig(), MultiResolutionSTFTConfig(), JukeboxSpectralConfig(), ComplexSTFTConfig(),
-           FrameRateConfig(), TopSquaresConfig(), SampleL1Config(), SampleL2Config()]
+CONFIGS = [LogMelConfig(), MelLoudnessConfig(), MultiResolutionSTFTConfig(), JukeboxSpectralConfig(),
+           ComplexSTFTConfig(), FrameRateConfig(), TopSquaresConfig(), SampleL1Config(), SampleL2Config()]
 CRITERIA = {config.kind: config.build(16000) for config in CONFIGS}
-SPECTRAL = ["log_mel", "multi_resolution_stft", "jukebox_spectral", "complex_stft"]
-MAGNITUDE = SPECTRAL[:3]
+SPECTRAL = ["log_mel", "mel_loudness", "multi_resolution_stft", "jukebox_spectral", "complex_stft"]
+MAGNITUDE = SPECTRAL[:4]
 
 
 def spectrum(x: torch.Tensor, n_fft: int, hop: int, size: int | None = None) -> np.ndarray:
@@ -100,6 +102,24 @@ def test_log_mel_is_its_formula_over_librosas_bands():
     assert float(CRITERIA["log_mel"](estimate, target)) == pytest.approx(np.mean(terms), rel=1e-4)
 
 
+def test_mel_loudness_is_its_formula_and_forgives_faint_frames():
+    estimate, target = pair()
+    terms = []
+    for n_fft, hop, num_mels in ((256, 64, 40), (512, 128, 64), (1024, 256, 80)):
+        bands = librosa.filters.mel(sr=16000, n_fft=n_fft, n_mels=num_mels, htk=False, norm=None).T
+        for a, b in zip(estimate, target, strict=True):
+            a, b = ((np.abs(spectrum(x[0], n_fft, hop)) ** 2 @ bands + 1e-6) ** 0.3 for x in (a, b))
+            terms.append(np.abs(a - b).mean() / b.mean())
+    assert float(CRITERIA["mel_loudness"](estimate, target)) == pytest.approx(np.mean(terms), rel=1e-4)
+    faint = torch.where(torch.arange(3000) < 1500, 1.0, 0.01) * target
+    doubled = {where: torch.where((torch.arange(3000) < 1500) == (where == "loud"), 2.0, 1.0) * faint
+               for where in ("loud", "faint")}
+    cost = {(kind, where): float(CRITERIA[kind](x, faint))
+            for kind in ("log_mel", "mel_loudness") for where, x in doubled.items()}
+    assert cost["log_mel", "faint"] > 0.6 * cost["log_mel", "loud"]
+    assert cost["mel_loudness", "faint"] < 0.2 * cost["mel_loudness", "loud"]
+
+
 def test_sample_terms_are_their_formulas_by_sorting():
     estimate, target = pair(batch=3, channels=2)
     error = (estimate - target).double().numpy().reshape(3, -1)
@@ -110,7 +130,8 @@ def test_sample_terms_are_their_formulas_by_sorting():
 
 
 @pytest.mark.parametrize("criterion", [
-    LogMelL1(16000, (MelResolution(32, 8, 3),)), MultiResolutionSTFT((Resolution(32, 8, 24),)),
+    LogMelL1(16000, (MelResolution(32, 8, 3),)), MelLoudness(16000, (MelResolution(32, 8, 3),)),
+    MultiResolutionSTFT((Resolution(32, 8, 24),)),
     JukeboxSpectral((Resolution(32, 8, 24),)), ComplexSTFT((Resolution(32, 8, 24),)), FrameRate(8, 4), TopSquares(k=20),
     SampleL1(), SampleL2()], ids=lambda criterion: type(criterion).__name__)
 def test_gradients_are_the_numerical_ones(criterion):
@@ -141,7 +162,7 @@ def test_silence_gives_a_finite_loss_and_gradient(kind, silent):
     assert float(loss.detach()) < 1000  # silence divides by nothing small
 
 
-@pytest.mark.parametrize("kind", ["log_mel", "multi_resolution_stft", "jukebox_spectral"])
+@pytest.mark.parametrize("kind", ["log_mel", "mel_loudness", "multi_resolution_stft", "jukebox_spectral"])
 def test_relative_criteria_do_not_notice_the_volume(kind):
     estimate, target = pair()
     torch.testing.assert_close(CRITERIA[kind](0.2 * estimate, 0.2 * target), CRITERIA[kind](estimate, target),
