@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,12 +47,14 @@ def save_model(folder: Path, model: Model, config: ModelConfig, state: dict[str,
     (folder / "config.json").write_text(json.dumps(description, indent=1) + "\n")
 
 
-def save_half(source: str | Path, folder: Path) -> None:
-    """Write the model that ``source`` names into an existing folder, its weights in half precision, for passing on.
+def save_half(sources: str | Path | Sequence[str | Path], folder: Path) -> None:
+    """Write the model that ``sources`` names into an existing folder, its weights in half precision, for passing on.
 
+    Of several models the mean of their weights is written (Wortsman 2022, "Model soups"), which is of use where they
+    come from one another or from a common ancestor; one that is named twice counts twice.
     What only a run needs is left out: its experiment with the paths in it, labels that the model is not told, and a
     label adversary.
-    Raises CheckpointError where a weight is beyond half precision.
+    Raises CheckpointError where a weight is beyond half precision, or several models are not of one kind.
 
     >>> import tempfile
     >>> from audiovae.models import AutoencoderConfig
@@ -62,20 +65,37 @@ def save_half(source: str | Path, folder: Path) -> None:
     >>> round(size(one) / size(half), 1), type(load_model(half)).__name__
     (2.0, 'Autoencoder')
     """
-    found = find_checkpoint(source)
-    description = read_description(found)
+    found = [find_checkpoint(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
+    described = [_bare(read_description(checkpoint)) for checkpoint in found]
+    weights = [_without_adversary(read_tensors(checkpoint / "model.safetensors")) for checkpoint in found]
+    description, first = described[0], weights[0]
+    kinds = [(_config(said, checkpoint), said["data"], {name: value.shape for name, value in its.items()})
+             for checkpoint, its, said in zip(found, weights, described, strict=True)]
+    for checkpoint, kind in zip(found, kinds, strict=True):
+        if kind != kinds[0]:
+            raise CheckpointError(f"checkpoint {checkpoint}: another model than {found[0]}, so that their weights have "
+                                  "no mean: name models of one config.json.")
+    half = {name: torch.stack([its[name] for its in weights]).mean(0).half() if value.is_floating_point() else value
+            for name, value in first.items()}
+    beyond = [name for name, value in half.items() if value.is_floating_point() and not value.isfinite().all()]
+    if beyond:
+        raise CheckpointError(f"checkpoint {found[0]}: {beyond[0]} is beyond half precision: keep the model as it is.")
+    write_tensors(folder / "model.safetensors", half)
+    (folder / "config.json").write_text(json.dumps(description, indent=1) + "\n")
+
+
+def _config(description: dict[str, Any], folder: Path) -> ModelConfig:
+    return from_dict(cast(Any, ModelConfig), description["model"], source=str(folder / "config.json"))
+
+
+def _bare(description: dict[str, Any]) -> dict[str, Any]:
+    """The description of a checkpoint without what only its run needs."""
     description.pop("experiment", None)
     for part in (description["model"], *description["model"].get("levels", ())):
         part.pop("label_adversary", None)
     if not description["model"].get("condition_dim") or description["model"].get("reference"):
         description["data"]["labels"] = []
-    half = {name: value.half() if value.is_floating_point() else value
-            for name, value in _without_adversary(read_tensors(found / "model.safetensors")).items()}
-    beyond = [name for name, value in half.items() if value.is_floating_point() and not value.isfinite().all()]
-    if beyond:
-        raise CheckpointError(f"checkpoint {found}: {beyond[0]} is beyond half precision: keep the model as it is.")
-    write_tensors(folder / "model.safetensors", half)
-    (folder / "config.json").write_text(json.dumps(description, indent=1) + "\n")
+    return description
 
 
 def load_model(path: str | Path) -> Model:
@@ -92,7 +112,7 @@ def load_model(path: str | Path) -> Model:
     description = read_description(folder)
     try:
         spec = from_dict(DataSpec, description["data"], source=str(folder / "config.json"))
-        model = from_dict(cast(Any, ModelConfig), description["model"], source=str(folder / "config.json")).build(spec)
+        model = _config(description, folder).build(spec)
         model.load_state_dict(read_tensors(folder / "model.safetensors"))
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint {folder}: config.json lacks or misstates {error}.") from None

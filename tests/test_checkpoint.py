@@ -6,11 +6,11 @@ import pickle
 import pytest
 import torch
 
-from audiovae.bottlenecks import VQConfig
+from audiovae.bottlenecks import RVQConfig, VQConfig
 from audiovae.checkpoint import fingerprint, load_model, save_model
 from audiovae.cli import main
 from audiovae.decoders import StridedDecoderConfig
-from audiovae.encoders import StridedEncoderConfig
+from audiovae.encoders import SpectralEncoderConfig, StridedEncoderConfig
 from audiovae.errors import CheckpointError
 from audiovae.models import AutoencoderConfig
 from audiovae.shapes import Condition, DataSpec
@@ -148,6 +148,31 @@ def test_a_model_of_half_size_does_what_it_did_and_names_no_place(tmp_path):
     x, again = 0.1 * torch.randn(1, 1, 400), load_model(tmp_path / "half")
     h, other = model.encoder(x), again.encoder(x)
     assert (h - other).norm() < 1e-2 * h.norm() and not h.equal(other)
+
+
+def test_of_several_models_of_one_kind_the_mean_of_their_weights_is_written(tmp_path, capsys):
+    """One named twice counts twice; whole numbers are the first one's; two kinds are refused, programs of two too."""
+    def saved(name: str, **settings: object) -> dict[str, torch.Tensor]:
+        (tmp_path / name).mkdir()
+        config = AutoencoderConfig(bottleneck=RVQConfig(num_codes=4, dim=3, num_quantizers=1), **settings)
+        model = config.build(DataSpec(channels=1, dims=1, sample_rate=16000))
+        model.train()(torch.randn(2, 1, 6400))
+        save_model(tmp_path / name, model, config)
+        return model.state_dict()
+
+    one, other = saved("one"), saved("other")
+    saved("apart", encoder=SpectralEncoderConfig(depth=1))
+    names = {name: str(tmp_path / name) for name in ("one", "other", "apart", "mean")}
+    half = ["-o", names["mean"], "--format", "half"]
+    assert main(["export", names["one"], names["other"], names["one"], *half]) == 0
+    for name, value in load_model(tmp_path / "mean").state_dict().items():
+        wanted = (2 * one[name] + other[name]) / 3 if value.is_floating_point() else one[name]
+        torch.testing.assert_close(value, wanted, atol=1e-4, rtol=1e-3)
+    half[1] = str(tmp_path / "nothing")
+    for wrong, said in (([names["one"], names["apart"], *half], "another model than"), (half, "a model is wanted"),
+                        ([names["one"], names["other"], "-o", half[1]], "made of one model")):
+        assert main(["export", *wrong]) == 2
+        assert said in capsys.readouterr().err and not (tmp_path / "nothing").exists()
 
 
 def test_a_weight_beyond_half_precision_is_refused(tmp_path, capsys):
