@@ -223,8 +223,8 @@ class HierarchyCodec(LevelCodec):
 
     model: Hierarchical
 
-    def __init__(self, model: Hierarchical, levels: Sequence[int] | None = None):
-        count = len(model.hops)
+    def __init__(self, model: Hierarchical, levels: Sequence[int] | None = None, beam: int = BEAM):
+        count, self.beam = len(model.hops), beam
         if levels is not None and tuple(levels) != tuple(range(count)):
             raise ConfigError(f"a hierarchy is decoded from all its {count} levels: leave --levels at all.")
         super().__init__(model, range(count))
@@ -243,7 +243,7 @@ class HierarchyCodec(LevelCodec):
     def encode_blocks(self, pieces: Iterable[Tensor]) -> Iterator[tuple[np.ndarray, ...]]:
         def encode(x: Tensor) -> Tensor:
             return torch.cat([folded(codes, ratio) for codes, ratio in
-                              zip(self.model.encode_levels(x), self.ratios, strict=True)], dim=1)
+                              zip(self.model.encode_levels(x, beam=self.beam), self.ratios, strict=True)], dim=1)
 
         waves = (piece.reshape(1, self.channels, -1) for piece in padded(pieces, self.channels, self.hop))
         for block in blockwise(waves, encode, self._encoder_halo, self.block, unit_in=self.hop, unit_out=1):
@@ -305,7 +305,7 @@ def codec_of(model: Model, levels: Sequence[int] | None = None, beam: int = BEAM
     chosen = None if levels is None else chosen_levels(model, levels)
     if isinstance(model, Multires):
         return MultiresCodec(model, chosen, beam)
-    return HierarchyCodec(model, chosen) if isinstance(model, Hierarchical) else Codec(model, beam=beam)
+    return HierarchyCodec(model, chosen, beam) if isinstance(model, Hierarchical) else Codec(model, beam=beam)
 
 
 def open_codec(path: str | Path, kbps: float | None = None, prior: bool = True,

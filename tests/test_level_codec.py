@@ -89,7 +89,7 @@ def test_a_halo_one_step_short_would_be_heard():
     codec = HierarchyCodec(build(STACKED))
     codec.block = 3
     wave = torch.randn(32 * 45)
-    whole = codec.model.encode_levels(wave[None, None])
+    whole = codec.model.encode_levels(wave[None, None], beam=codec.beam)
     codec._encoder_halo = (0, 0)
     levels = [np.concatenate(parts, axis=1) for parts in zip(*codec.encode_blocks([wave]), strict=True)]
     assert not all(np.array_equal(a, b[0]) for a, b in zip(levels, whole, strict=True))
@@ -165,6 +165,19 @@ def test_a_hierarchy_is_decoded_from_all_of_it(tmp_path):
     with pytest.raises(ConfigError, match="decoded from all its 3 levels: leave --levels"):
         codec_of(codec.model, [0, 2])
     assert codec_of(codec.model, [0, 1, 2]).levels == (0, 1, 2)
+
+
+def test_a_hierarchy_searches_as_widely_as_told():
+    """Its top, of two codebooks, comes nearer by a beam; the commands' --beam is the codec's."""
+    model, wave = build(STACKED), torch.randn(32 * 60)
+    top = model._bottlenecks[-1]
+    h = model.into[-1](model._up(wave[None, None])[-1]).detach()
+    distance = {}
+    for beam in (1, 4):
+        codes = torch.from_numpy(codec_of(model, beam=beam).encode(wave, RATE).levels[-1])[None]
+        assert torch.equal(codes, top.encode(h, beam=beam))
+        distance[beam] = float((top.decode(codes) - h).square().mean())
+    assert distance[4] < distance[1]
 
 
 def test_a_hierarchys_codec_knows_its_voices():

@@ -272,3 +272,18 @@ class ResidualQuantizer(Bottleneck):
         if saved is not None:
             self.collected = self.collected.new_empty(saved.shape)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def searched(bottleneck: Bottleneck, h: Tensor, stages: int | None = None, beam: int = 1) -> Tensor:
+    """h (B, D, *grid) to the codes of any bottleneck: of a residual quantizer as told, others have nothing to search.
+
+    Raises ConfigError where ``stages`` are asked of another.
+
+    >>> searched(RVQConfig(num_codes=8, dim=4, num_quantizers=3).build(dims=1), torch.randn(1, 4, 5), stages=2).shape
+    torch.Size([1, 2, 5])
+    """
+    if isinstance(bottleneck, ResidualQuantizer):
+        return bottleneck.encode(h, stages, beam)
+    if stages is not None:
+        raise ConfigError(f"{type(bottleneck).__name__} has no stages to choose from: leave stages out.")
+    return bottleneck.encode(h)

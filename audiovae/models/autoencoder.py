@@ -17,7 +17,7 @@ from audiovae.autoregressive import check_factorised
 from audiovae.bottlenecks import BottleneckConfig, Gaussian, RVQConfig
 from audiovae.bottlenecks.base import Bottleneck
 from audiovae.bottlenecks.priors import PseudoInputs
-from audiovae.bottlenecks.rvq import ResidualQuantizer
+from audiovae.bottlenecks.rvq import searched
 from audiovae.config import Config, Whole
 from audiovae.corruption import CorruptionConfig
 from audiovae.decoders import Decoder, DecoderConfig, SpectralDecoderConfig, vector_decoder
@@ -160,11 +160,7 @@ class Autoencoder(nn.Module):
 
     def quantize(self, h: Tensor, stages: int | None = None, beam: int = 1) -> Tensor:
         """The second half of :meth:`encode`: h (B, D, *grid) to codes (B, Q, *grid)."""
-        if isinstance(self.bottleneck, ResidualQuantizer):
-            return self.bottleneck.encode(h, stages, beam)
-        if stages is not None:
-            raise ConfigError(f"{type(self.bottleneck).__name__} has no stages to choose from: leave stages out.")
-        return self.bottleneck.encode(h)
+        return searched(self.bottleneck, h, stages, beam)
 
     def decode(self, codes: Tensor, condition: Condition | None = None,
                generator: torch.Generator | None = None, lengths: Tensor | None = None) -> Tensor:

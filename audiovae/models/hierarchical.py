@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiovae.bottlenecks.base import Bottleneck
+from audiovae.bottlenecks.rvq import searched
 from audiovae.config import Config
 from audiovae.decoders import StridedDecoder
 from audiovae.encoders import StridedEncoder
@@ -106,10 +107,13 @@ class Hierarchical(nn.Module):
         latents, context = self._down(self._up(x), vector, lambda bottleneck, h: bottleneck(h))
         return Output(tuple(latents), self._decoded(latents[0].z, context, vector))
 
-    def encode_levels(self, x: Tensor, condition: Condition | None = None) -> tuple[Tensor, ...]:
-        """Data (B, C, *grid) to codes (B, Q, *grid / hop) int64 of every level."""
+    def encode_levels(self, x: Tensor, condition: Condition | None = None, beam: int = 1) -> tuple[Tensor, ...]:
+        """Data (B, C, *grid) to codes (B, Q, *grid / hop) int64 of every level.
+
+        ``beam`` is how widely residual quantizers search for them.
+        """
         def quantized(bottleneck: Bottleneck, h: Tensor) -> Latent:
-            codes = bottleneck.encode(h)
+            codes = searched(bottleneck, h, beam=beam)
             return Latent(bottleneck.decode(codes), h.new_zeros(len(h)), codes)
 
         latents, _ = self._down(self._up(x), self._vector(condition, len(x)), quantized)
