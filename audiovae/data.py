@@ -28,11 +28,15 @@ from audiovae.image.sets import (
     PictureConfig,
     ShapesData,
 )
-from audiovae.models import Autoencoder
+from audiovae.image.source import ImageSource
+from audiovae.likelihoods import Bernoulli
+from audiovae.models import Autoencoder, Model
 from audiovae.seeds import generator
 from audiovae.shapes import Batch, DataSpec, fixed_size, grid_of
 from audiovae.spectrogram_data import SpectrogramData
 from audiovae.voice_data import VoiceData
+
+Binarize = Literal["none", "dynamic", "threshold"]
 
 
 class Source(Protocol):
@@ -160,3 +164,26 @@ DataConfig = Annotated[
     | CIFAR10Data | CelebAData | ArchiveData | FolderData | ShapesData,
     Discriminator("kind"),
 ]
+
+
+def binarized(source: Source) -> Binarize:
+    """How a source of data makes its pictures binary, which their bits per dimension must say."""
+    return source.config.binarize if isinstance(source, ImageSource) else "none"
+
+
+def bits_of(model: Model, data: DataSpec, binarize: Binarize = "none") -> str:
+    """What a model's bits per dimension are bits of: its likelihood's measure, and how the data was made binary.
+
+    >>> from audiovae.latents.example import example_vae
+    >>> model = example_vae()
+    >>> bits_of(model, model.data)
+    'density, not comparable across units'
+    """
+    how = {"none": "", "dynamic": ", pixels drawn 0 or 1 by grey level", "threshold": ", pixels rounded to 0 or 1"}
+    likelihood = model.likelihood
+    if likelihood.measure == "density":
+        return "density, not comparable across units" + how[binarize]
+    if isinstance(likelihood, Bernoulli) and data.levels != 2:
+        return "mass of pixels 0 or 1, in the mean over draws by their grey level"
+    levels = f" of {data.levels} levels" if data.levels is not None else ""
+    return f"{likelihood.measure}{levels}{how[binarize]}"

@@ -7,17 +7,15 @@ drawn but from the seed given, so that a second evaluation is the first.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from audiovae import metrics
+from audiovae.data import Binarize, bits_of
 from audiovae.gallery.study import pick
 from audiovae.image.features import FeatureNetwork
-from audiovae.image.source import ImageSource
-from audiovae.likelihoods import Bernoulli
 from audiovae.metrics import Interval
 from audiovae.metrics.bounds import evidence_of, log_likelihood
 from audiovae.metrics.generation import generation_scores
@@ -25,10 +23,9 @@ from audiovae.metrics.groups import SILENT, GroupUse, group_table, silent
 from audiovae.metrics.latents import active_units
 from audiovae.models import Autoencoder, Model, SemiSupervised
 from audiovae.report import Table
-from audiovae.shapes import Batch, Condition, DataSpec, Output
+from audiovae.shapes import Batch, Condition, Output
 
 BATCH = 256
-Binarize = Literal["none", "dynamic", "threshold"]
 
 
 @dataclass
@@ -166,29 +163,6 @@ def score_generated(model: Model, network: FeatureNetwork, real: Batch, count: i
             condition = told(model, pick(real.condition, index))
             fakes.append(model.sample(len(index), condition, generator=generator))
     return generation_scores(real.x, torch.cat(fakes).clamp(0, 1), network).rows()
-
-
-def binarized(source: object) -> Binarize:
-    """How a source of data makes its pictures binary, which their bits per dimension must say."""
-    return source.config.binarize if isinstance(source, ImageSource) else "none"
-
-
-def bits_of(model: Model, data: DataSpec, binarize: Binarize = "none") -> str:
-    """What a model's bits per dimension are bits of: its likelihood's measure, and how the data was made binary.
-
-    >>> from audiovae.latents.example import example_vae
-    >>> model = example_vae()
-    >>> bits_of(model, model.data)
-    'density, not comparable across units'
-    """
-    how = {"none": "", "dynamic": ", pixels drawn 0 or 1 by grey level", "threshold": ", pixels rounded to 0 or 1"}
-    likelihood = model.likelihood
-    if likelihood.measure == "density":
-        return "density, not comparable across units" + how[binarize]
-    if isinstance(likelihood, Bernoulli) and data.levels != 2:
-        return "mass of pixels 0 or 1, in the mean over draws by their grey level"
-    levels = f" of {data.levels} levels" if data.levels is not None else ""
-    return f"{likelihood.measure}{levels}{how[binarize]}"
 
 
 def is_told(model: Model) -> bool:

@@ -146,10 +146,13 @@ def _put(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
 
 
 class Log:
-    """Lines of JSON and TensorBoard events; on resuming, lines past the checkpoint are dropped."""
+    """Lines of JSON and TensorBoard events; on resuming, lines past the checkpoint are dropped.
 
-    def __init__(self, folder: Path, step: int, main: bool):
-        self.main = main
+    ``bits`` is what bits per dimension are of, which every line says that has them.
+    """
+
+    def __init__(self, folder: Path, step: int, main: bool, bits: str):
+        self.main, self.bits = main, bits
         if not main:
             return
         path = folder / "log.jsonl"
@@ -163,8 +166,11 @@ class Log:
     def __call__(self, state: State, split: str, numbers: dict[str, float]) -> None:
         if not self.main:
             return
-        row = {"step": state.step, "minutes": round(state.minutes, 4), "split": split}
-        self.file.write(json.dumps(row | {k: float(f"{v:.6g}") for k, v in numbers.items()}) + "\n")
+        row: dict[str, float | str] = {"step": state.step, "minutes": round(state.minutes, 4), "split": split}
+        row |= {k: float(f"{v:.6g}") for k, v in numbers.items()}
+        if "bits_per_dimension" in numbers:
+            row["bits_of"] = self.bits
+        self.file.write(json.dumps(row, ensure_ascii=False) + "\n")
         for name, value in numbers.items():
             self.events.add_scalar(f"{split}/{name}", value, state.step)
 

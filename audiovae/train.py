@@ -22,7 +22,7 @@ from tqdm import tqdm
 from audiovae.alarms import collapse_alarm, steep_alarm
 from audiovae.checkpoint import load_weights
 from audiovae.config import Config, Count, Decay, Positive, Weight, Whole
-from audiovae.data import AudioData, DataConfig, Source
+from audiovae.data import AudioData, DataConfig, Source, binarized, bits_of
 from audiovae.discriminators import AdversaryConfig, last_layer
 from audiovae.errors import ConfigError, ShapeError, TrainingError
 from audiovae.interrupt import Interrupt
@@ -200,7 +200,8 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
 
     clock = Clock(state.minutes, accelerator)
     alone = {"initializer": torch.set_num_threads, "initargs": (1,)}  # a team of its own would be in the step's way
-    with (Log(folder, state.step, main) as log, Interrupt() as interrupt, ThreadPoolExecutor(1, **alone) as ahead,
+    bits = bits_of(model, source.spec, binarized(source))
+    with (Log(folder, state.step, main, bits) as log, Interrupt() as interrupt, ThreadPoolExecutor(1, **alone) as ahead,
           tqdm(total=config.steps, initial=state.step, unit="step", disable=None if main else True) as bar):
         upcoming, validated = ahead.submit(source.batch, state.step * config.accumulate, rank), -1
         for step in itertools.count(state.step):

@@ -44,6 +44,7 @@ def test_the_one_loop_trains_saves_and_validates_them(estimator, measure, tmp_pa
     assert sum(totals[-5:]) < sum(totals[:5]) - 0.5
     valid = next(row for row in rows if row["split"] == "valid")
     assert valid["rate"] == 0 and valid["elbo"] == pytest.approx(-valid["distortion"])
+    assert all(row["bits_of"].startswith(measure) for row in rows)
     assert valid["bits_per_dimension"] == pytest.approx(valid["distortion"] / 64 / math.log(2), rel=1e-4)
     assert (tmp_path / "run/samples/00000020/source-above-sample.png").exists()
     model = load_model(tmp_path / "run")

@@ -13,9 +13,10 @@ from audiovae.bottlenecks import GaussianConfig as GaussianBottleneckConfig
 from audiovae.bottlenecks import VQConfig
 from audiovae.cli import main
 from audiovae.commands.evaluate_images import chosen, numbers
+from audiovae.data import bits_of
 from audiovae.decoders import MLPDecoderConfig
 from audiovae.encoders import MLPEncoderConfig
-from audiovae.evaluate_images import bits_of, evaluate_pictures, score_generated
+from audiovae.evaluate_images import evaluate_pictures, score_generated
 from audiovae.image.features import train_classifier
 from audiovae.likelihoods import BernoulliConfig, CategoricalConfig, DequantizedConfig, GaussianConfig
 from audiovae.metrics import Interval

@@ -16,9 +16,8 @@ import tyro
 from audiovae.checkpoint import load_model, read_description, run_checkpoints
 from audiovae.commands.arguments import parse, split_settings
 from audiovae.config import from_dict, merge, read, to_dict
-from audiovae.data import Source
+from audiovae.data import Source, binarized, bits_of
 from audiovae.errors import ConfigError, OutputError
-from audiovae.evaluate_images import binarized, bits_of
 from audiovae.files import atomic_file
 from audiovae.metrics import Interval, mean_interval
 from audiovae.metrics.bounds import evidence

@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from audiovae.checkpoint import find_checkpoint, load_model, read_description
 from audiovae.config import Config, from_dict, merge
-from audiovae.data import DataConfig, Source
+from audiovae.data import DataConfig, Source, binarized
 from audiovae.errors import ConfigError, ShapeError
-from audiovae.evaluate_images import PictureEvaluation, binarized, evaluate_pictures, score_generated, told
+from audiovae.evaluate_images import PictureEvaluation, evaluate_pictures, score_generated, told
 from audiovae.files import atomic_file, json_lines
 from audiovae.gallery import Exhibit, Study, depths, interpolation, plane, samples, traversal
 from audiovae.gallery.exhibit import show

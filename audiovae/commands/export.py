@@ -51,9 +51,10 @@ def main(argv: list[str]) -> int:
             save_half(arguments.models, temporary)
         print(f"{arguments.output}: config.json and model.safetensors, {_megabytes(arguments.output):.1f} MB.")
         return 0
-    if len(arguments.models) > 1:
+    model, *others = arguments.models
+    if others:
         raise ConfigError("a program is made of one model: take --format half of several, then export that.")
-    codec = Codec.from_pretrained(arguments.models[0], arguments.kbps, beam=arguments.beam)
+    codec = Codec.from_pretrained(model, arguments.kbps, beam=arguments.beam)
     parity = export(codec, arguments.output, arguments.format)
     print(f"{arguments.output}: encoder, decoder and model.json, {_megabytes(arguments.output):.1f} MB; the same codes "
           f"on {parity.same_codes:.2%} of {parity.steps} steps, waveforms within {parity.difference:.1e}.")

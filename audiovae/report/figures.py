@@ -137,7 +137,7 @@ def draw_loss(log: str | Path, names: Sequence[str]) -> Figure:
         steps = max(line["step"] for line in lines)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ConfigError(f"{log}: no training log ({' '.join(str(error).split())}).") from None
-    known = sorted({key for line in lines for key in line} - {"step", "minutes", "split"})
+    known = sorted({key for line in lines for key in line} - {"step", "minutes", "split", "bits_of"})
     figure, panels = _figure(1.7 * len(names) + 0.2, rows=len(names))
     for axes, name in zip(panels, names, strict=True):
         if name not in known:
@@ -148,7 +148,8 @@ def draw_loss(log: str | Path, names: Sequence[str]) -> Figure:
                 few = len(points) < 20
                 axes.plot(*zip(*points, strict=True), color=color, label=split, linewidth=1.4,
                           marker="o" if few else None, markersize=3)
-        axes.set_title(name, loc="left", fontsize=TEXT)
+        of = next((f" ({line['bits_of']})" for line in lines if name == "bits_per_dimension" and "bits_of" in line), "")
+        axes.set_title(name + of, loc="left", fontsize=TEXT)
         axes.set_xlim(0, 1.02 * steps)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.label_outer()
