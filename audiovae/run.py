@@ -56,10 +56,13 @@ class Run:
         elif found := run_checkpoints(folder):
             raise OutputError(f"train: {folder} already holds a run (at {found[-1].name}): go on with "
                               f"`audiovae train --resume {folder}`, or name another folder.")
+
+    def begin(self) -> None:
+        """Make the folder: late, so that a run that cannot begin leaves none behind. Raises OutputError."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"train: {folder} cannot be made ({error.strerror}).") from None
+            raise OutputError(f"train: {self.folder} cannot be made ({error.strerror}).") from None
 
     def save(self, model: Model, config: ModelConfig, objective: Objective, optimizer: torch.optim.Optimizer,
              average: Average, state: State, rival: Rival | None = None) -> None:

@@ -201,6 +201,7 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
     clock = Clock(state.minutes, accelerator)
     alone = {"initializer": torch.set_num_threads, "initargs": (1,)}  # a team of its own would be in the step's way
     bits = bits_of(model, source.spec, binarized(source))
+    run.begin()
     with (Log(folder, state.step, main, bits) as log, Interrupt() as interrupt, ThreadPoolExecutor(1, **alone) as ahead,
           tqdm(total=config.steps, initial=state.step, unit="step", disable=None if main else True) as bar):
         upcoming, validated = ahead.submit(source.batch, state.step * config.accumulate, rank), -1

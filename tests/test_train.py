@@ -217,6 +217,7 @@ def test_training_begins_with_the_weights_of_another_run(tmp_path):
     assert not all(torch.equal(first[name], third[name]) for name in first)
     with pytest.raises(CheckpointError, match="weights are not of the model"):
         train(digits({"kind": "gaussian", "dim": 5}, 1, init=str(tmp_path / "first")), tmp_path / "other")
+    assert not (tmp_path / "other").exists(), "a run that cannot begin leaves nothing behind"
     shutil.rmtree(tmp_path / "first")  # a run goes on from its own
     assert train(replace(told, train=replace(told.train, steps=2)), tmp_path / "second", resume=True).step == 2
 
