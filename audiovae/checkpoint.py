@@ -54,7 +54,7 @@ def save_half(sources: str | Path | Sequence[str | Path], folder: Path) -> None:
     come from one another or from a common ancestor; one that is named twice counts twice.
     What only a run needs is left out: its experiment with the paths in it, labels that the model is not told, and a
     label adversary.
-    Raises CheckpointError where a weight is beyond half precision, or several models are not of one kind.
+    Raises CheckpointError where a weight is beyond half precision, or several models are not alike in all settings.
 
     >>> import tempfile
     >>> from audiovae.models import AutoencoderConfig
@@ -69,12 +69,13 @@ def save_half(sources: str | Path | Sequence[str | Path], folder: Path) -> None:
     described = [_bare(read_description(checkpoint)) for checkpoint in found]
     weights = [_without_adversary(read_tensors(checkpoint / "model.safetensors")) for checkpoint in found]
     description, first = described[0], weights[0]
-    kinds = [(_config(said, checkpoint), said["data"], {name: value.shape for name, value in its.items()})
+    kinds = [{"model": to_dict(_config(said, checkpoint)), "data": said["data"],
+              "shape of": {name: value.shape for name, value in its.items()}}
              for checkpoint, its, said in zip(found, weights, described, strict=True)]
     for checkpoint, kind in zip(found, kinds, strict=True):
         if kind != kinds[0]:
             raise CheckpointError(f"checkpoint {checkpoint}: another model than {found[0]}, so that their weights have "
-                                  "no mean: name models of one config.json.")
+                                  f"no mean ({_unlike(kind, kinds[0])}): name models of one config.json.")
     half = {name: torch.stack([its[name] for its in weights]).mean(0).half() if value.is_floating_point() else value
             for name, value in first.items()}
     beyond = [name for name, value in half.items() if value.is_floating_point() and not value.isfinite().all()]
@@ -86,6 +87,14 @@ def save_half(sources: str | Path | Sequence[str | Path], folder: Path) -> None:
 
 def _config(description: dict[str, Any], folder: Path) -> ModelConfig:
     return from_dict(cast(Any, ModelConfig), description["model"], source=str(folder / "config.json"))
+
+
+def _unlike(one: Any, other: Any, name: str = "") -> str:
+    """The first place where two nested tables differ, and what they say there."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return f"{name} is {one}, there {other}"
+    key = next(key for key in one | other if one.get(key) != other.get(key))
+    return _unlike(one.get(key), other.get(key), f"{name}.{key}".strip("."))
 
 
 def _bare(description: dict[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class CorpusCodes:
         samples = np.array([u.length for u in corpus.all])
         self.lengths = np.stack([-(-samples // level.hop) for level in self.levels], axis=1)
         self.starts = np.cumsum(self.lengths, axis=0) - self.lengths
-        self.folder = corpus.folder / f"codes-{codec.fingerprint}"
+        self.folder = corpus.folder / f"codes-{codec.fingerprint}"  # of whichever beam made them: any is its codes
         if not self.folder.exists():
             self._make()
 

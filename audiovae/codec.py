@@ -13,13 +13,14 @@ from audiovae.audio.resample import resample
 from audiovae.audio.waveform import channelled
 from audiovae.batches import Together
 from audiovae.blocks import blockwise, decoder_halo, encoder_halo, padded, part_halo, partwise, windows
+from audiovae.bottlenecks.search import checked_beam
 from audiovae.checkpoint import DEFAULT, fingerprint, load_model
 from audiovae.closest_voice import closest_voice
 from audiovae.codes import CodeHeader, CodePrior, Codes
 from audiovae.codes.prior import find_prior
 from audiovae.errors import AudioError, CheckpointError, ConfigError, LabelError, ShapeError, nearest
 from audiovae.models import Autoencoder, ConditionEmbedding, Model
-from audiovae.nn.bfloat16 import Precision, in_bfloat16
+from audiovae.nn.bfloat16 import Precision, in_precision
 from audiovae.nn.field import Field, Part, compose
 from audiovae.rates import stages_within
 from audiovae.shapes import CodeLevel, Condition
@@ -43,7 +44,7 @@ class Codec:
     residual quantizer are searched for, see :func:`~audiovae.bottlenecks.search.beam_search`: 1 takes each stage's
     nearest, which is fast; more take codes that are nearer together, of the same size and for the same decoder. With
     ``precision`` "bf16" the model's linear layers multiply in bfloat16, see
-    :func:`~audiovae.nn.bfloat16.in_bfloat16`: faster where the processor does, and some codes are others.
+    :func:`~audiovae.nn.bfloat16.in_precision`: faster where the processor does, and some codes are others.
 
     >>> from audiovae.models import AutoencoderConfig
     >>> from audiovae.shapes import DataSpec
@@ -69,11 +70,8 @@ class Codec:
         self.num_codes = model.bottleneck.num_codes[:self.stages]
         self.speakers = spec.labels if isinstance(model.embedding, ConditionEmbedding) else ()
         self.fingerprint = fingerprint(model)
-        if precision == "bf16":
-            in_bfloat16((model.encoder, model.decoder))
-        if beam < 1:
-            raise ConfigError(f"Codec wants a beam of 1 or more, got {beam}.")
-        self.prior, self.beam = prior, beam
+        self.model = model = in_precision(precision, self.model, ("encoder", "decoder"))
+        self.prior, self.beam = prior, checked_beam(beam)
         if prior is not None:
             prior.check(self.fingerprint, (self.num_codes,))
         self.block = BLOCK

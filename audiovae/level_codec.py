@@ -15,6 +15,7 @@ from torch import Tensor
 from audiovae.audio.resample import resample
 from audiovae.audio.waveform import channelled
 from audiovae.blocks import blockwise, halo, padded
+from audiovae.bottlenecks.search import checked_beam
 from audiovae.checkpoint import fingerprint, load_model
 from audiovae.closest_voice import closest_voice
 from audiovae.codec import BEAM, BLOCK, Codec
@@ -149,9 +150,10 @@ class MultiresCodec(LevelCodec):
 
     model: Multires
 
-    def __init__(self, model: Multires, levels: Sequence[int] | None = None, beam: int = BEAM):
+    def __init__(self, model: Multires, levels: Sequence[int] | None = None, beam: int = BEAM,
+                 precision: Precision = "no"):
         super().__init__(model, range(len(model.levels)) if levels is None else levels)
-        self.parts = [Codec(level, beam=beam) for level in model.each]
+        self.parts = [Codec(level, beam=beam, precision=precision) for level in model.each]
         for part in self.parts:
             part.fingerprint = self.fingerprint
             part.block = max(BLOCK, *(3 * sum(sides) for sides in part._halos))  # long dilations: halos cost a third
@@ -224,7 +226,7 @@ class HierarchyCodec(LevelCodec):
     model: Hierarchical
 
     def __init__(self, model: Hierarchical, levels: Sequence[int] | None = None, beam: int = BEAM):
-        count, self.beam = len(model.hops), beam
+        count, self.beam = len(model.hops), checked_beam(beam)
         if levels is not None and tuple(levels) != tuple(range(count)):
             raise ConfigError(f"a hierarchy is decoded from all its {count} levels: leave --levels at all.")
         super().__init__(model, range(count))
@@ -297,31 +299,35 @@ def _widest(halos: Iterable[tuple[int, int]]) -> tuple[int, int]:
 AnyCodec = Codec | LevelCodec
 
 
-def codec_of(model: Model, levels: Sequence[int] | None = None, beam: int = BEAM) -> AnyCodec:
-    """The codec that fits a model; ``levels`` are those to encode, None for all, and ``beam`` is as of :class:`Codec`.
+def codec_of(model: Model, levels: Sequence[int] | None = None, beam: int = BEAM,
+             precision: Precision = "no") -> AnyCodec:
+    """The codec that fits a model; ``levels`` are those to encode, None for all, all else is as of :class:`Codec`.
 
-    Raises CheckpointError where the model has no codes of audio, ConfigError where it lacks a level.
+    Raises CheckpointError where the model has no codes of audio, ConfigError where it lacks a level, or the layers that
+    a ``precision`` wants.
     """
     chosen = None if levels is None else chosen_levels(model, levels)
     if isinstance(model, Multires):
-        return MultiresCodec(model, chosen, beam)
-    return HierarchyCodec(model, chosen, beam) if isinstance(model, Hierarchical) else Codec(model, beam=beam)
+        return MultiresCodec(model, chosen, beam, precision)
+    if isinstance(model, Hierarchical):
+        if precision == "bf16":
+            raise ConfigError("precision 'bf16' is for linear layers, and a hierarchy has none: leave it at 'no'.")
+        return HierarchyCodec(model, chosen, beam)
+    return Codec(model, beam=beam, precision=precision)
 
 
 def open_codec(path: str | Path, kbps: float | None = None, prior: bool = True,
                levels: Sequence[int] | None = None, beam: int = BEAM, precision: Precision = "no") -> AnyCodec:
     """:meth:`Codec.from_pretrained` for models of any number of levels; ``levels`` and ``beam`` as of :func:`codec_of`.
 
-    Raises ConfigError where ``kbps`` is asked of a model of several levels, whose rates are those of its levels, or a
-    ``precision``, which serves the linear layers that such models do not have.
+    Raises ConfigError where ``kbps`` is asked of a model of several levels, whose rates are those of its levels, or
+    ``precision`` "bf16" of one without linear layers.
     """
     model = load_model(path)
     if isinstance(model, Multires | Hierarchical):
         if kbps is not None:
             raise ConfigError("--kbps is of models of one level: choose the levels of this one by --levels.")
-        if precision != "no":
-            raise ConfigError("--precision is of models of one level: leave it out.")
-        return codec_of(model, levels, beam)
+        return codec_of(model, levels, beam, precision)
     codec = Codec(model, kbps, find_prior(path) if prior else None, beam, precision)
     if levels is not None:
         chosen_levels(model, levels)

@@ -7,7 +7,7 @@ moved exactly and nothing of it need be in the latent (Fant 1960; Wang 2019, neu
 import torch
 from torch import Tensor, nn
 
-from audiovae.audio.features import STFT, overlap_add
+from audiovae.audio.features import STFT, overlap_add, polar
 from audiovae.errors import ConfigError, ShapeError
 from audiovae.nn.convnext import ConvNeXtStack
 from audiovae.nn.field import Field
@@ -67,7 +67,7 @@ class SourceFilterDecoder(nn.Module):
                              f"{None if excitation is None else tuple(excitation.shape)}.")
         voice, turn, breath = self.gains(z, vector, prosody)
         pulses, noise = self.stft(excitation.float()).unbind(1)
-        spectrum = pulses * torch.polar(voice, turn) + noise * breath
+        spectrum = pulses * polar(voice, turn) + noise * breath
         frames = torch.fft.irfft(spectrum, self.n_fft)
         return overlap_add(frames.transpose(1, 2), self.stft.hop)
 

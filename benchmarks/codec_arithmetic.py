@@ -43,7 +43,7 @@ def ways(model: str, kbps: float | None, beam: int) -> dict[str, Codec]:
     loaded = load_model(model)
 
     def codec(**settings: str) -> Codec:
-        return Codec(copy.deepcopy(loaded), kbps, beam=beam, **settings)  # type: ignore[arg-type]
+        return Codec(copy.deepcopy(loaded), kbps, beam=beam, **settings)  # type: ignore[arg-type] - each its own
 
     return {"float32": codec(), "bf16": codec(precision="bf16"), "compiled": compiled(codec()), "int8": int8(codec())}
 
@@ -73,7 +73,8 @@ def main() -> None:
     torch.set_num_threads(1)
     codecs = ways(args.model, args.kbps, args.beam)
     rate = codecs["float32"].sample_rate
-    chosen = args.recordings[:: max(1, len(args.recordings) // args.limit)][: args.limit]
+    count = min(args.limit, len(args.recordings))
+    chosen = [args.recordings[i * len(args.recordings) // count] for i in range(count)]
     waves = [read_audio(path, rate)[0][0] for path in chosen]
     long = torch.cat(waves)
     long = long[: max(1, len(long) // (60 * rate)) * 60 * rate]

@@ -142,7 +142,7 @@ def test_a_model_of_half_size_does_what_it_did_and_names_no_place(tmp_path):
     assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "half"), "--format", "half"]) == 0
     assert {p.name for p in (tmp_path / "half").iterdir()} == {"config.json", "model.safetensors"}
     assert "anna" not in (tmp_path / "half/config.json").read_text()
-    for option in (("--kbps", "1"), ("--beam", "2")):
+    for option in (("--kbps", "1"), ("--beam", "4")):
         assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "other"), "--format", "half", *option]) == 2
     assert not (tmp_path / "other").exists()
     x, again = 0.1 * torch.randn(1, 1, 400), load_model(tmp_path / "half")
@@ -152,24 +152,26 @@ def test_a_model_of_half_size_does_what_it_did_and_names_no_place(tmp_path):
 
 def test_of_several_models_of_one_kind_the_mean_of_their_weights_is_written(tmp_path, capsys):
     """One named twice counts twice; whole numbers are the first one's; two kinds are refused, programs of two too."""
-    def saved(name: str, **settings: object) -> dict[str, torch.Tensor]:
+    def saved(name: str, steps: int = 1, **settings: object) -> dict[str, torch.Tensor]:
         (tmp_path / name).mkdir()
         config = AutoencoderConfig(bottleneck=RVQConfig(num_codes=4, dim=3, num_quantizers=1), **settings)
         model = config.build(DataSpec(channels=1, dims=1, sample_rate=16000))
-        model.train()(torch.randn(2, 1, 6400))
+        for _ in range(steps):
+            model.train()(torch.randn(2, 1, 6400))
         save_model(tmp_path / name, model, config)
         return model.state_dict()
 
-    one, other = saved("one"), saved("other")
+    one, other = saved("one"), saved("other", steps=2)
     saved("apart", encoder=SpectralEncoderConfig(depth=1))
     names = {name: str(tmp_path / name) for name in ("one", "other", "apart", "mean")}
     half = ["-o", names["mean"], "--format", "half"]
-    assert main(["export", names["one"], names["other"], names["one"], *half]) == 0
+    assert main(["export", names["other"], names["one"], names["one"], *half]) == 0
     for name, value in load_model(tmp_path / "mean").state_dict().items():
-        wanted = (2 * one[name] + other[name]) / 3 if value.is_floating_point() else one[name]
+        wanted = (2 * one[name] + other[name]) / 3 if value.is_floating_point() else other[name]
         torch.testing.assert_close(value, wanted, atol=1e-4, rtol=1e-3)
     half[1] = str(tmp_path / "nothing")
-    for wrong, said in (([names["one"], names["apart"], *half], "another model than"), (half, "a model is wanted"),
+    for wrong, said in (([names["one"], names["apart"], *half], "model.encoder.depth is 1, there 4"),
+                        (half, "a model is wanted"),
                         ([names["one"], names["other"], "-o", half[1]], "made of one model")):
         assert main(["export", *wrong]) == 2
         assert said in capsys.readouterr().err and not (tmp_path / "nothing").exists()

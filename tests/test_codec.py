@@ -70,7 +70,8 @@ def test_cut_anywhere_gives_the_codes_and_the_sound_of_the_whole(codec):
 
 def test_in_bfloat16_too_the_parts_of_a_recording_are_those_of_the_whole(small):
     """In bfloat16 indeed, near single precision, of the same fingerprint, cut anywhere and in any batch."""
-    lean = Codec(build("spectral"), precision="bf16")
+    lean = Codec(small.model, precision="bf16")
+    assert all(weight.dtype == torch.float32 for weight in small.model.parameters()), "a copy is rounded"
     kinds = {name: weight.dtype for name, weight in lean.model.named_parameters()}
     assert {kinds[name] for name in kinds if "expand.weight" in name or "project.weight" in name} == {torch.bfloat16}
     assert {kinds[name] for name in kinds if "depthwise" in name or "norm" in name} == {torch.float32}
@@ -89,8 +90,15 @@ def test_in_bfloat16_too_the_parts_of_a_recording_are_those_of_the_whole(small):
 
 
 def test_bfloat16_is_refused_where_nothing_would_gain():
-    with pytest.raises(ConfigError, match="have none: leave it at 'no'"):
-        Codec(build("strided", labels=()), precision="bf16")
+    """Of convolutions, told a speaker or not, and where only one of encoder and decoder has what gains."""
+    spectral, strided = PARTS["spectral"], PARTS["strided"]
+    for parts, labels, which in ((strided, (), "encoder"), (strided, ("anna", "bert"), "encoder"),
+                                 ((strided[0], spectral[1]), (), "encoder"),
+                                 ((spectral[0], strided[1]), (), "decoder")):
+        with pytest.raises(ConfigError, match=f"this model's {which} has none: leave it at 'no'"):
+            Codec(build(parts, labels), precision="bf16")
+    with pytest.raises(ConfigError, match="a precision is no or bf16, got 'fp16'"):
+        Codec(build("spectral"), precision="fp16")
 
 
 def test_a_batch_is_its_recordings_one_by_one(codec):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from audiovae.audio.io import read_audio, stream_channels, write_audio
-from audiovae.checkpoint import save_model
+from audiovae.checkpoint import load_model, save_model
 from audiovae.cli import main
 from audiovae.codec import Codec
 from audiovae.codes import CodeReader, Codes
@@ -168,7 +168,7 @@ def test_a_hierarchy_is_decoded_from_all_of_it(tmp_path):
 
 
 def test_a_hierarchy_searches_as_widely_as_told():
-    """Its top, of two codebooks, comes nearer by a beam; the commands' --beam is the codec's."""
+    """Its top, of two codebooks, comes nearer by a beam."""
     model, wave = build(STACKED), torch.randn(32 * 60)
     top = model._bottlenecks[-1]
     h = model.into[-1](model._up(wave[None, None])[-1]).detach()
@@ -178,6 +178,34 @@ def test_a_hierarchy_searches_as_widely_as_told():
         assert torch.equal(codes, top.encode(h, beam=beam))
         distance[beam] = float((top.decode(codes) - h).square().mean())
     assert distance[4] < distance[1]
+    with pytest.raises(ConfigError, match="a beam of 1 or more, got 0"):
+        codec_of(model, beam=0)
+
+
+def test_bfloat16_reaches_the_levels_that_have_linear_layers(tmp_path, capsys):
+    """A level that is a whole model of spectral stacks has them; strided levels and hierarchies are refused."""
+    alike = {"kind": "spectral", "n_fft": 128, "width": 8, "depth": 1}
+    parts = {"kind": "autoencoder", "encoder": alike | {"mel_hop": 32, "num_mels": 12}, "decoder": alike | {"hop": 64},
+             "bottleneck": {"kind": "vq", "num_codes": 8, "dim": 4}}
+    model = build({"kind": "multires", "levels": [parts]})
+    lean = codec_of(model, precision="bf16")
+    assert {p.dtype for p in lean.at(0).model.parameters()} == {torch.float32, torch.bfloat16}
+    assert lean.fingerprint == codec_of(model).fingerprint
+    for table in (APART, STACKED):
+        with pytest.raises(ConfigError, match="has none: leave it at 'no'"):
+            codec_of(build(table), precision="bf16")
+    (folder := tmp_path / "model").mkdir()
+    save_model(folder, build(STACKED), config(STACKED))
+    write_audio(tmp_path / "a.wav", 0.1 * torch.randn(1, 6400), RATE)
+    call = ["encode", str(tmp_path / "a.wav"), "--model", str(folder), "-o"]
+    assert main([*call, str(tmp_path / "a.codes"), "--precision", "bf16"]) == 2
+    assert "a hierarchy has none" in capsys.readouterr().err
+    for beam in (1, 4):
+        assert main([*call, str(tmp_path / f"{beam}.npz"), "--beam", str(beam)]) == 0
+        wave = read_audio(tmp_path / "a.wav")[0][0]
+        wanted = codec_of(load_model(folder), beam=beam).encode(wave, RATE)
+        assert all(np.array_equal(a, b) for a, b in zip(Codes.load(tmp_path / f"{beam}.npz").levels, wanted.levels,
+                                                        strict=True))
 
 
 def test_a_hierarchys_codec_knows_its_voices():

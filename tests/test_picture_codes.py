@@ -276,6 +276,8 @@ def test_a_bad_picture_is_named_in_one_line_and_a_folder_goes_on(models, picture
 
 
 @pytest.mark.parametrize(("words", "said"), [
+    (["encode", "{digit}", "--precision", "bf16"], "--precision is of sound"),
+    (["decode", "{codes}", "--precision", "bf16"], "--precision is of sound"),
     (["encode", "{digit}", "--kbps", "3"], "--kbps is of sound"),
     (["encode", "{digit}", "--channel", "0"], "--channel"),
     (["encode", "{digit}", "--no-prior"], "--prior is of sound"), (["encode", "{digit}", "--block", "4"], "--block"),

@@ -208,6 +208,9 @@ def test_codes_usage_and_loss_are_drawn_as_they_are(tmp_path):
     assert [line.get_label() for line in top.lines] == ["train", "valid"]
     assert all(np.allclose(line.get_ydata(), np.array([1, 2, 3]) / 7) for line in top.lines)
     assert [list(line.get_xdata()) for line in bottom.lines] == [[3]]
+    bits = [row | {"bits_per_dimension": 2.0, "bits_of": "mass of 17 levels"} for row in rows[:2]]
+    (told := tmp_path / "told.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bits))
+    assert draw_loss(told, ["bits_per_dimension"]).axes[0].get_title(loc="left").endswith("(mass of 17 levels)")
     with pytest.raises(ConfigError, match=r"'distortoin' was logged; nearest: distortion"):
         draw_loss(log, ["distortoin"])
     for text in ("", "{", "[1]", '{"a": 1}'):

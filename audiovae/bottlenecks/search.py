@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from audiovae.errors import ConfigError
 from audiovae.shapes import Scalars
 
 # Scores alive at once on each thread: 4 MiB, which stay in cache. A quarter would do on a quiet machine, but
@@ -89,6 +90,18 @@ def beam_search(x: Tensor, codebooks: Sequence[Tensor], beam: int) -> Tensor:
     scores = x.new_empty(block * beam * width)
     with torch.autocast(x.device.type, enabled=False):
         return torch.cat([_beam_search(rows, codebooks, tables, beam, scores) for rows in x.split(block)], dim=1)
+
+
+def checked_beam(beam: int) -> int:
+    """``beam`` itself; ConfigError where it is no width of a search.
+
+    >>> checked_beam(0)
+    Traceback (most recent call last):
+    audiovae.errors.ConfigError: a search for codes wants a beam of 1 or more, got 0.
+    """
+    if beam < 1:
+        raise ConfigError(f"a search for codes wants a beam of 1 or more, got {beam}.")
+    return beam
 
 
 def _beam_search(x: Tensor, codebooks: Sequence[Tensor], tables: "Sequence[_Table]", beam: int,
