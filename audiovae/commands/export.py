@@ -24,7 +24,7 @@ class Arguments:
     written. model.json says what they take. ONNX wants the extra `export`.
 
     --format half writes any model as it is, a checkpoint folder with weights of half the size and none of a run's own
-    files: what to pass on. Of several, one trained on from another, it writes the mean of their weights, which is often
+    files: what to pass on. Of several, one trained on from another, it writes the mean of their weights, which may be
     better than any: audiovae export before after --format half -o mean
     """
 
