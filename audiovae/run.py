@@ -173,7 +173,7 @@ class Log:
         row |= {k: float(f"{v:.6g}") for k, v in numbers.items()}
         if "bits_per_dimension" in numbers:
             row["bits_of"] = self.bits
-        self.file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.file.write(json.dumps(row) + "\n")
         for name, value in numbers.items():
             self.events.add_scalar(f"{split}/{name}", value, state.step)
 
