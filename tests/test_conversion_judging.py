@@ -169,10 +169,15 @@ def test_the_first_of_each_condition(recipe, converted):
 
 
 def test_what_is_lacking_is_named(recipe, folder, tmp_path, capsys):
-    next(iter((folder / "world").iterdir())).unlink()
-    assert recipe.judge.main([str(folder), "--judges", "pitch"]) == 2
-    assert "lacks 1 of 8 conversions" in capsys.readouterr().err
-    assert recipe.judge.main([str(folder), "--judges", "pitch", "--systems", "copied"]) == 0
+    lacking = sorted((folder / "world").iterdir())[0]
+    lacking.unlink()
+    assert recipe.judge.main([str(folder), "--judges", "pitch"]) == 0
+    assert "not converted" in capsys.readouterr().out
+    rows = [row for row in json.loads((folder / "judged.json").read_text()) if row["system"] == "world"]
+    assert [row["trial"] for row in rows if row["failed"] == ["not converted"]] == [lacking.stem]
+    assert sum("pitch error, st" in row for row in rows) == len(rows) - 1
+    assert recipe.judge.main([str(folder), "--judges", "pitch", "--systems", "none"]) == 2
+    assert "holds none of 8 conversions" in capsys.readouterr().err
     assert recipe.judge.main([str(tmp_path), "--judges", "pitch"]) == 2
     assert "trials.jsonl cannot be read" in capsys.readouterr().err
     assert recipe.baselines.main([str(folder), "--systems", "wolrd"]) == 2

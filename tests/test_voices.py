@@ -450,6 +450,24 @@ def test_the_commands(folder, tmp_path, capsys):
     assert code == 0 and soundfile.info(tmp_path / "x.wav").frames == 3 * RATE, errors
     (tmp_path / "x.wav").unlink()
 
+    (tmp_path / "sources").mkdir()
+    for name in ("one", "two"):
+        soundfile.write(tmp_path / f"sources/{name}.wav", speech(100, 140).numpy(), RATE)
+    assert say("convert", tmp_path / "sources", "--to", tmp_path / "me.voice")[0] == 0
+    (tmp_path / "sources/one.wav").unlink()
+    (tmp_path / "sources/two.wav").rename(tmp_path / "sources/three.wav")
+    code, said, errors = say("convert", tmp_path / "sources", "--to", tmp_path / "me.voice")  # goes on with what is new
+    assert code == 0, errors
+    assert sorted(p.name for p in (tmp_path / "sources").iterdir()) == [
+        "one-to-me.wav", "three-to-me.wav", "three.wav", "two-to-me.wav"]
+    (tmp_path / "sources/three.wav").unlink()
+    code, said, errors = say("convert", tmp_path / "sources", "--to", tmp_path / "voices")
+    assert code == 2 and "its own work" in errors, errors
+    code, said, errors = say("convert", tmp_path / "sources/one-to-me.wav", "--to", tmp_path / "voices", "-o",
+                             tmp_path / "x.wav")  # named itself, it is taken
+    assert code == 0, errors
+    (tmp_path / "x.wav").unlink()
+
     for words, wanted in (
             (("convert", source, "--to", tmp_path / "silent.wav"), "no sound"),
             (("convert", source, "--to", tmp_path / "short.wav"), "too little"),

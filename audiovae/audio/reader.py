@@ -78,6 +78,24 @@ def audio_info(path: str | Path) -> AudioInfo:
         return AudioInfo(Path(path), kind, file.samplerate, file.channels, frames, peak, rms)
 
 
+def audio_comment(path: str | Path) -> str:
+    """What a recording says of itself, "" where it says nothing or cannot be opened, which whoever reads it will tell.
+
+    >>> import tempfile
+    >>> from audiovae.audio.io import AudioWriter
+    >>> path = Path(tempfile.mkdtemp()) / "x.wav"
+    >>> with AudioWriter(path, 16_000, comment="made by a machine") as writer:
+    ...     writer.write(torch.zeros(160))
+    >>> audio_comment(path)
+    'made by a machine'
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            return file.comment
+    except (OSError, soundfile.LibsndfileError):
+        return ""
+
+
 def read_audio(
     path: str | Path, sample_rate: int | None = None, channel: Channel = "mix"
 ) -> tuple[Tensor, int]:

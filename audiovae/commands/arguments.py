@@ -165,14 +165,18 @@ def targets(found: list[Input], output: Path | None, suffix: str,
 
 def over_files(command: str, inputs: tuple[str, ...], output: Path | None, suffix: str,
                suffixes: tuple[str, ...], process: Callable[..., str], tags: tuple[str, ...] = ("",),
-               kept: tuple[Path, ...] = ()) -> int:
+               kept: tuple[Path, ...] = (), own: Callable[[Path], bool] = lambda path: False) -> int:
     """Run ``process(source, *targets)``, a target for each of ``tags``, on every input; bad ones are listed at the end.
 
-    ``process`` returns a sentence on what it wrote. Nothing is written over the inputs, nor over ``kept``. With one
-    input its error is the command's own; with several the failures are printed, written to ``failed.tsv`` in the output
-    folder, and the exit code is 2.
+    ``process`` returns a sentence on what it wrote. Nothing is written over the inputs, nor over ``kept``; a file in a
+    folder that is the command's ``own`` work is no input. With one input its error is the command's own; with several
+    the failures are printed, written to ``failed.tsv`` in the output folder, and the exit code is 2.
     """
-    found, failed = find(inputs, suffixes)
+    named, failed = find(inputs, suffixes)
+    found = [item for item in named if not (item.found and own(item.path))]
+    if not found and not failed:
+        raise ConfigError(f"{command} found nothing but its own work, such as {named[0].path}: name a file to have it "
+                          "taken all the same.")
     targets_of = targets(found, output, suffix, tags)
 
     def work(item: Input) -> str:
@@ -186,7 +190,8 @@ def over_files(command: str, inputs: tuple[str, ...], output: Path | None, suffi
         print(said[0])
     else:
         where = f"to {output}" if output is not None else "beside their sources"
-        print(f"{len(said)} of {len(found) + len(failed)} files written {where}.")
+        passed = f"; {len(named) - len(found)} left out, the work of {command} before" if len(named) > len(found) else ""
+        print(f"{len(said)} of {len(found) + len(failed)} files written {where}{passed}.")
     return report_failures(command, failed + bad, len(found) + len(failed), output)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from audiovae.audio.io import audio_comment
 from audiovae.checkpoint import load_model
 from audiovae.codec import Codec
 from audiovae.commands.arguments import AUDIO, over_files, parse
@@ -17,6 +18,7 @@ from audiovae.convert import (
     DEFAULT,
     PASSES,
     RETRIEVAL,
+    TAG,
     Converter,
     Melody,
     Mode,
@@ -43,7 +45,7 @@ class Arguments:
     """
 
     inputs: tyro.conf.Positional[tuple[str, ...]]
-    """Recordings, globs or folders."""
+    """Recordings, globs or folders, in which what was converted before is passed over."""
     to: tuple[str, ...]
     """Targets: a recording (5 s will do, more is better), a folder of them, a file of `audiovae enroll`, or a speaker
     of the corpus."""
@@ -105,7 +107,8 @@ def main(argv: list[str]) -> int:
 
     return over_files("convert", arguments.inputs, arguments.output, f".{arguments.format}", AUDIO, process,
                       tags=tuple(f"-to-{name}" for name in each) if several else ("",),
-                      kept=tuple(chain.from_iterable(map(files_of, targets))))
+                      kept=tuple(chain.from_iterable(map(files_of, targets))),
+                      own=lambda path: audio_comment(path) == TAG)
 
 
 def _by_name(codec: Codec, name: str, arguments: Arguments, source: Path, output: Path) -> str:

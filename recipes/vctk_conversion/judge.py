@@ -74,14 +74,16 @@ MEASURES: dict[Name, Callable[[Path, Trial, Answers, Calibration], Row]] = {
 
 def all_judged(folder: Path, systems: Sequence[str], trials: Sequence[Trial], answers: Answers,
                judges: dict[Name, Calibration]) -> list[Row]:
-    """A row for each system and trial; where a judge finds nothing to judge, it says so under "failed"."""
+    """A row for each system and trial; "failed" says what a judge could not judge, or that nothing was converted."""
     rows = []
     for system, trial in tqdm([(s, t) for s in systems for t in trials], unit="conversion", disable=None):
         path = folder / system / f"{trial.name}.wav"
         row: Row = {"system": system, "trial": trial.name, "condition": trial.condition,
                     "source_speaker": trial.source_speaker, "source_sex": trial.source_sex, "target": trial.target,
                     "target_sex": trial.target_sex, "source": trial.source, "converted": str(path), "failed": []}
-        for name, calibration in judges.items():
+        if not path.exists():
+            row["failed"].append("not converted")
+        for name, calibration in judges.items() if path.exists() else ():
             try:
                 row |= MEASURES[name](path, trial, answers, calibration)
             except AudioError as error:
@@ -172,7 +174,8 @@ def page(rows: Sequence[Row], found: Sequence[Calibration], trials: Sequence[Tri
             report.text(f"{row['trial']}: source, converted, a reference of the target.")
             for caption, place in (("source", row["source"]), ("converted", row["converted"]),
                                    ("target", references[row["trial"]])):
-                report.audio(caption, read_audio(place, RATE)[0][0], RATE)
+                if Path(place).exists():
+                    report.audio(caption, read_audio(place, RATE)[0][0], RATE)
     return report
 
 
@@ -198,17 +201,16 @@ class Arguments:
 
 
 def present(arguments: Arguments, trials: Sequence[Trial]) -> list[str]:
-    """The systems to judge. CorpusError where there is none, or one lacks a trial."""
+    """The systems to judge. CorpusError where there is none, or one has not a single conversion."""
     folder = arguments.folder
     systems = arguments.systems or sorted(place.name for place in folder.iterdir() if place.is_dir() and any(
         (place / f"{trial.name}.wav").exists() for trial in trials))
     if not systems:
         raise CorpusError(f"{folder} holds no conversion: wanted SYSTEM/{trials[0].name}.wav and others.")
     for system in systems:
-        lacking = [trial.name for trial in trials if not (folder / system / f"{trial.name}.wav").exists()]
-        if lacking:
-            raise CorpusError(f"{folder / system} lacks {len(lacking)} of {len(trials)} conversions, such as "
-                              f"{lacking[0]}.wav: make them first, or name other --systems.")
+        if not any((folder / system / f"{trial.name}.wav").exists() for trial in trials):
+            raise CorpusError(f"{folder / system} holds none of {len(trials)} conversions, such as {trials[0].name}.wav: "
+                              "make them first, or name other --systems.")
     return list(systems)
 
 
