@@ -25,6 +25,7 @@ from audiovae.config import Config, Count, Decay, Positive, Weight, Whole
 from audiovae.data import AudioData, DataConfig, Source, binarized, bits_of
 from audiovae.discriminators import AdversaryConfig, last_layer
 from audiovae.errors import ConfigError, ShapeError, TrainingError
+from audiovae.heap import keep_freed
 from audiovae.interrupt import Interrupt
 from audiovae.likelihoods import Likelihood
 from audiovae.models import Autoencoder, AutoencoderConfig, Model, ModelConfig, Multires
@@ -168,6 +169,7 @@ def train(experiment: Experiment, folder: Path, resume: bool = False) -> State:
         value = getattr(config, name)
         if value is not None and not value > 0:  # a budget below 0 would never end
             raise ConfigError(f"train: {name} wants a number above 0, got {value}.")
+    keep_freed()
     AcceleratorState._reset_state()  # else the precision of a run before in this process would be kept
     accelerator = Accelerator(
         mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate,

@@ -18,7 +18,8 @@ indexing and ``clip_grad_norm_``, where ours has found cheaper ways to the same.
 with its defaults, its start left out; *pythae, fused* is told to take the fused AdamW too. Its pictures are grey, not
 drawn anew, and it neither clips nor averages.
 
-They take turns, so that a busy machine slows all alike; the tables give medians over turns of milliseconds a step, and
+They take turns, each in a process of its own, so that a busy machine slows all alike and what one asks of the C
+library's allocator no other gets; the tables give medians over turns of milliseconds a step, and
 the median of the ratios within a turn. With one thread all is held on one core, or ours would prepare the next batch
 on another.
 """
@@ -26,12 +27,14 @@ on another.
 import argparse
 import logging
 import math
+import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -82,6 +85,18 @@ class Cost:
 
 
 Contender = Callable[[int, Path], Cost]
+
+
+def apart(work: Callable[[], Cost]) -> Cost:
+    """What ``work`` returns in a process of its own, forked from this one, which itself computes nothing."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: there.send(work()))
+    process.start()
+    there.close()
+    found = here.recv()
+    process.join()
+    return found
 
 
 def timed(steps: int, weights: int, work: Callable[[], object]) -> Cost:
@@ -266,14 +281,14 @@ def contenders(case: str, path: Path, pixels: Tensor) -> dict[str, Contender]:
                     "pythae, fused": pythae(build, pixels, experiment.train, fused=True)}
 
 
-def race(case: str, path: Path, pixels: Tensor, steps: int, turns: int) -> dict[str, list[Cost]]:
+def race(case: str, path: Path, pixels: Tensor, steps: int, turns: int, without: list[str]) -> dict[str, list[Cost]]:
     """What each contender's turns cost."""
-    found = contenders(case, path, pixels)
+    found = {name: one for name, one in contenders(case, path, pixels).items() if name not in without}
     costs: dict[str, list[Cost]] = {name: [] for name in found}
     for turn in range(turns):
         for name, contender in found.items():
             with TemporaryDirectory() as folder, redirect_stderr(StringIO()):
-                costs[name].append(contender(steps, Path(folder) / "run"))
+                costs[name].append(apart(partial(contender, steps, Path(folder) / "run")))
             print(f"{case}, turn {turn}, {name}: {costs[name][-1]}", flush=True)
     return costs
 
@@ -297,6 +312,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--without", nargs="+", default=[], choices=NAMES, help="contenders to leave out")
     args = parser.parse_args()
     logging.disable(logging.INFO)  # pythae tells of every epoch
     cores = os.sched_getaffinity(0)
@@ -312,7 +328,7 @@ def main() -> None:
             for threads in args.threads:
                 torch.set_num_threads(threads)
                 os.sched_setaffinity(0, {min(cores)} if threads == 1 else cores)
-                costs = race(case, path, pixels, args.steps, args.turns)
+                costs = race(case, path, pixels, args.steps, args.turns, args.without)
                 weights = {cost.weights for found in costs.values() for cost in found}
                 for clock in rows:
                     rows[clock].append([case, threads, "/".join(map(str, weights)), *_row(costs, clock)])

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    ("errors", "shapes", "config", "files", "download", "interrupt", "parallel", "seeds", "distributions",
+    ("errors", "shapes", "config", "files", "download", "heap", "interrupt", "parallel", "seeds", "distributions",
      "information"),
     ("audio", "image", "nn"),
     ("encoders", "bottlenecks", "decoders", "autoregressive", "source_filter", "reference", "likelihoods", "corruption",

@@ -190,8 +190,9 @@ def over_files(command: str, inputs: tuple[str, ...], output: Path | None, suffi
         print(said[0])
     else:
         where = f"to {output}" if output is not None else "beside their sources"
-        passed = f"; {len(named) - len(found)} left out, the work of {command} before" if len(named) > len(found) else ""
-        print(f"{len(said)} of {len(found) + len(failed)} files written {where}{passed}.")
+        passed = len(named) - len(found)
+        before = f"; {passed} left out, the work of {command} before" if passed else ""
+        print(f"{len(said)} of {len(found) + len(failed)} files written {where}{before}.")
     return report_failures(command, failed + bad, len(found) + len(failed), output)
 
 

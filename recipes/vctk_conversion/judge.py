@@ -209,8 +209,8 @@ def present(arguments: Arguments, trials: Sequence[Trial]) -> list[str]:
         raise CorpusError(f"{folder} holds no conversion: wanted SYSTEM/{trials[0].name}.wav and others.")
     for system in systems:
         if not any((folder / system / f"{trial.name}.wav").exists() for trial in trials):
-            raise CorpusError(f"{folder / system} holds none of {len(trials)} conversions, such as {trials[0].name}.wav: "
-                              "make them first, or name other --systems.")
+            raise CorpusError(f"{folder / system} holds none of {len(trials)} conversions, such as "
+                              f"{trials[0].name}.wav: make them first, or name other --systems.")
     return list(systems)
 
 
