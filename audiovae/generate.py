@@ -2,7 +2,8 @@
 
 A level longer than its prior's context is drawn in windows that overlap: the end of one is the beginning of the next,
 which goes on from it (Dhariwal 2020, section 4.3). Every draw is a function of (seed, song, level, window), so a song
-is the same whatever is drawn beside it, and one that was stopped goes on to the same end.
+is the same whatever is drawn beside it, and one that was stopped goes on to the same end. What is drawn beside given
+codes depends on these too: else a song that was drawn, and is given again with the same seed, would come back alike.
 """
 
 import json
@@ -195,9 +196,11 @@ def draw(priors: Sequence[PriorFile], request: Request, songs: dict[int, Steps],
     begun : what an earlier run had drawn of the same songs, gone on from. progress : told steps drawn. saved : called
     after every window. finished : called with a level once it is whole.
 
-    Raises LabelError on a name that a prior does not know, ConfigError on weights that it cannot have.
+    Raises LabelError on a name that a prior does not know, ConfigError on weights that it cannot have and where nothing
+    is left to be drawn.
     """
     check_request(priors, request)
+    check_work(priors, request, songs)
     plans = list(work(priors, request, songs))
     songs = {level: codes.copy() for level, codes in (begun or songs).items()}
     for prior in priors:
@@ -211,7 +214,8 @@ def draw(priors: Sequence[PriorFile], request: Request, songs: dict[int, Steps],
                 continue
             model = model or prior.load(request.weights)
             condition = conditioned(prior, request, songs, (first, last), (start, stop))
-            dice = [generator(request.seed, song, level, start) for song in range(first, last)]
+            own = (int(request.given, 16),) if request.given else ()
+            dice = [generator(request.seed, song, level, start, *own) for song in range(first, last)]
             told = Counter(last - first, stop - start, progress)
             with fitting_threads(model):
                 drawn = model.draw(dice, (stop - start,), condition, request.drawings.get(level, Drawing()),
@@ -278,6 +282,13 @@ def check_request(priors: Sequence[PriorFile], request: Request) -> None:
     for prior in priors:
         check_names(prior, request)
         check_weights(prior, request)
+
+
+def check_work(priors: Sequence[PriorFile], request: Request, songs: dict[int, Steps]) -> None:
+    """ConfigError where no code of ``songs`` is left to be drawn."""
+    if next(work(priors, request, songs), None) is None:
+        raise ConfigError(f"nothing to draw: what is given fills all that {', '.join(str(p.path) for p in priors)} "
+                          f"{'are' if len(priors) > 1 else 'is'} over, up to the length asked for.")
 
 
 def check_names(prior: PriorFile, request: Request) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from audiovae.audio.io import AudioWriter, read_audio, stream_channels
 from audiovae.audio.waveform import mono
 from audiovae.codes import Codes
-from audiovae.errors import ConfigError, OutputError
+from audiovae.errors import CheckpointError, ConfigError, OutputError
 from audiovae.files import atomic_file
 from audiovae.generate import PriorFile, Request, Steps, to_json
 from audiovae.level_codec import AnyCodec
@@ -133,6 +133,14 @@ def decodable(codec: AnyCodec, songs: dict[int, Steps]) -> list[int]:
     if isinstance(codec.model, Multires):
         return sorted(songs, reverse=True)
     return [0] if len(songs) == len(codec.model.code_levels) else []
+
+
+def check_decodable(codec: AnyCodec, songs: dict[int, Steps]) -> None:
+    """CheckpointError where songs of these levels could not be listened to."""
+    if not decodable(codec, songs):
+        raise CheckpointError(f"this model is decoded from all its {len(codec.model.code_levels)} levels, and there "
+                              f"{'are priors' if len(songs) > 1 else 'is a prior'} for "
+                              f"{', '.join(map(str, sorted(songs)))} only: name one for each.")
 
 
 def decoded(codec: AnyCodec, request: Request, songs: dict[int, Steps], song: int, level: int) -> Tensor:

@@ -12,7 +12,7 @@ from audiovae.audio.io import read_audio, write_audio
 from audiovae.checkpoint import fingerprint, load_model, save_model
 from audiovae.cli import main
 from audiovae.codes import Codes
-from audiovae.models import LevelConfig, MultiresConfig, PriorConfig
+from audiovae.models import HierarchicalConfig, LevelConfig, MultiresConfig, PriorConfig
 from audiovae.priors import CausalConfig, ToldConfig
 from audiovae.shapes import CodeSpec, DataSpec
 
@@ -23,9 +23,12 @@ RATE = 8000
 def trained(tmp_path_factory):
     """A codec of hops 64 and 256 and a prior for each level: untrained, but whole."""
     folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
     rows = tuple(LevelConfig(strides=(4,) * n, num_codes=16, dim=8, width=8, depth=1) for n in (3, 4))
-    config = MultiresConfig(levels=rows)
+    return save(folder, MultiresConfig(levels=rows))
+
+
+def save(folder, config):
+    torch.manual_seed(0)
     (folder / "codec").mkdir()
     save_model(folder / "codec", config.build(DataSpec(channels=1, dims=1, sample_rate=RATE)), config)
     model = fingerprint(load_model(folder / "codec"))
@@ -137,6 +140,32 @@ def test_a_gap_is_filled_and_lower_levels_are_drawn_anew(trained, tmp_path):
     assert sample(trained, "-o", tmp_path / "c.wav", "--upsample", tmp_path / "a.codes", "--seed", 9) == 0
     anew = Codes.load(tmp_path / "c.codes")
     assert (anew.levels[1] == before.levels[1]).all() and (anew.levels[0] != before.levels[0]).any()
+
+
+def test_what_is_drawn_anew_with_the_same_seed_is_new(trained, tmp_path, capsys):
+    assert sample(trained, "-o", tmp_path / "a.wav", "--minutes", 0.02) == 0
+    before = Codes.load(tmp_path / "a.codes")
+    for name, words in (("b", ("--upsample", tmp_path / "a.codes")),
+                        ("c", ("--prime", tmp_path / "a.codes", "--infill", "0.4:0.6"))):
+        assert sample(trained, "-o", tmp_path / f"{name}.wav", *words) == 0
+        after = Codes.load(tmp_path / f"{name}.codes")
+        assert (after.levels[0] != before.levels[0]).any()
+    capsys.readouterr()
+    for words, priors in ((("--upsample", tmp_path / "a.codes"), ("top",)),
+                          (("--prime", tmp_path / "a.codes", "--infill", "1.0:1.1", "--minutes", 0.01),
+                           ("top", "bottom"))):
+        assert sample(trained, "-o", tmp_path / "d.wav", *words, priors=priors) == 2
+        assert "nothing to draw" in capsys.readouterr().err
+    assert not list(tmp_path.glob("d*"))
+
+
+def test_a_hierarchy_is_not_drawn_from_its_slowest_level_alone(tmp_path, capsys):
+    rows = tuple(LevelConfig(strides=strides, num_codes=16, dim=8, width=8, depth=1) for strides in ((4, 4, 4), (4,)))
+    save(tmp_path, HierarchicalConfig(levels=rows))
+    assert sample(tmp_path, "-o", tmp_path / "new/x.wav", "--minutes", 0.005, priors=("top",)) == 2
+    assert "all its 2 levels" in capsys.readouterr().err
+    assert sample(tmp_path, "-o", tmp_path / "new/x.wav", "--minutes", 0.005) == 0
+    assert {path.suffix for path in (tmp_path / "new").iterdir()} == {".wav", ".codes", ".html"}
 
 
 @pytest.mark.parametrize(("words", "why"), [

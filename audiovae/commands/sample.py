@@ -21,6 +21,7 @@ from audiovae.generate import (
     Steps,
     check_model,
     check_request,
+    check_work,
     digest,
     draw,
     open_priors,
@@ -32,7 +33,17 @@ from audiovae.level_codec import AnyCodec, open_codec
 from audiovae.picture_samples import from_model, from_priors, in_words, levels_shown, open_decoder, write_pictures
 from audiovae.priors import ABSENT, Weights
 from audiovae.report import compression
-from audiovae.songs import Place, check_free, decodable, given_codes, keep, kept, write_rough, write_songs
+from audiovae.songs import (
+    Place,
+    check_decodable,
+    check_free,
+    decodable,
+    given_codes,
+    keep,
+    kept,
+    write_rough,
+    write_songs,
+)
 from audiovae.spectrogram_samples import exhibit_of, read_recording, spectrograms_of, upsampled, write_versions
 
 OF_PICTURES = ("priors", "output", "codec", "count", "batch", "label", "temperature", "seed")
@@ -126,6 +137,8 @@ def main(argv: list[str]) -> int:
     place = Place.of(arguments.output, arguments.count)
     check_free(place, arguments.resume)
     songs = open_songs(priors, codec.model.code_levels, request, _open_gap(arguments, codec, given.codes))
+    check_decodable(codec, songs)
+    check_work(priors, request, songs)
     request = replace(request, given=digest(songs) if given.codes else "")
     asked = to_json(request, priors)
     begun = kept(place, asked) if arguments.resume else None
