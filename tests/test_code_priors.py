@@ -63,6 +63,14 @@ def test_probabilities_of_all_pictures_sum_to_one():
         assert float(prior.log_prob(codes).exp().sum()) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("make", [causal, masked])
+@torch.no_grad()
+def test_what_lies_past_a_recordings_end_is_not_counted(make):
+    codes = torch.nn.functional.pad(every(2, 2, 3), (0, 2), value=-1)
+    log_prob = make(spec(2, 2)).log_prob(codes)
+    assert float(log_prob.exp().sum()) == pytest.approx(1, abs=1e-5) and len(log_prob.unique()) > 32
+
+
 @pytest.mark.parametrize("make", [causal, lambda data: masked(data, confidence=False)], ids=["causal", "masked"])
 def test_samples_come_as_often_as_log_prob_says(make):
     prior, codes = make(spec(2, 2)), every(2, 2, 2)

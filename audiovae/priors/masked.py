@@ -93,16 +93,18 @@ class MaskedPrior(Prior):
 
     @torch.no_grad()
     def log_prob(self, codes: Tensor, condition: Condition | None = None) -> Tensor:
-        """log p (B,) in nats of the fixed order: what :meth:`sample` draws with ``confidence`` false."""
+        """log p (B,) in nats of the fixed order: what :meth:`sample` draws with ``confidence`` false.
+
+        Codes that are absent, past a recording's end, are told as such and not counted.
+        """
         self._check(codes, self.dims)
-        if (codes < 0).any():
-            raise ShapeError("MaskedPrior.log_prob wants examples that are whole, got some with codes absent.")
         grid, flat = codes.shape[2:], codes.flatten(2)
         told, total = self.listener(condition, len(flat), grid), torch.zeros(len(flat))
         for q, known, new in self._sets(flat.shape[2]):
             row = torch.full((len(flat),), q)
             chances = self._log_chances(self._seen(flat, row, ~known.expand(len(flat), -1)), row, told)
-            total = total + chances.gather(2, flat[:, q, :, None])[..., 0][:, new].sum(1)
+            nats = chances.gather(2, flat[:, q, :, None].clamp(min=0))[..., 0] * (flat[:, q] >= 0)
+            total = total + nats[:, new].sum(1)
         return total
 
     @torch.no_grad()

@@ -152,7 +152,7 @@ class CausalConfig(Config):
     """A causal transformer.
 
     dim, depth, heads : width, layers, heads.
-    window : places that each sees, itself among them; 0 for all. With one, songs of any length are drawn in one go.
+    window : places that each sees, itself among them; 0 for all.
     remember : False computes activations anew for their gradient: less memory, a third more time.
     """
 
