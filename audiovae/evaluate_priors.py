@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from audiovae.audio.corpus import Split
 from audiovae.code_data import AudioCodes, PictureCodes
 from audiovae.errors import CorpusError
-from audiovae.metrics import Interval, mean_interval
+from audiovae.metrics import mean_interval
 from audiovae.models import PriorModel
 from audiovae.report import Table
 from audiovae.shapes import Batch
@@ -45,10 +45,9 @@ class PriorEvaluation:
         for what, nats in (("every code alike", np.full_like(self.prior, self.most)), ("unigram", self.unigram),
                            ("bigram", self.bigram), (name, self.prior)):
             if nats is not None:
-                mean = float(np.average(nats, weights=self.codes))
-                spread = mean_interval(nats).half_width
-                rows.append((what, Interval(mean, spread, len(nats)), mean / math.log(2),
-                             None if self.rate is None else mean / math.log(2) * self.rate / 1000))
+                over = mean_interval(nats, sizes=self.codes)
+                bits = over.mean / math.log(2)
+                rows.append((what, over, bits, None if self.rate is None else bits * self.rate / 1000))
         return Table((f"{len(self.codes)} held-out", "nats a code", "bits a code", "kbit/s"), rows)
 
 

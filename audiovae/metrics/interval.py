@@ -37,20 +37,29 @@ class Interval:
         return f"{self.mean:.{digits}f} ± {self.half_width:.{digits}f}"
 
 
-def mean_interval(values: Iterable[float], confidence: float = 0.95) -> Interval:
+def mean_interval(values: Iterable[float], confidence: float = 0.95, sizes: Iterable[float] | None = None) -> Interval:
     """Mean of independent values with Student's t interval: t(n - 1) times s / √n on either side.
 
-    The values should be of independent units, such as one for each recording, or better one for each speaker.
+    The values should be of independent units, such as one for each recording, or better one for each speaker. Where
+    these have ``sizes``, the mean is over all that they hold, Σ size value / Σ size, and s is the deviation of
+    size (value - mean) over the mean size, as of a ratio of two means (Cochran 1977, chapter 6).
 
     Raises ShapeError without a value.
 
     >>> mean_interval([1.0, 2.0, 3.0])                          # t(2) = 4.303, s = 1
     Interval(mean=2.0, half_width=2.484..., count=3)
+    >>> print(mean_interval([1.0, 5.0, 5.0, 5.0], sizes=[10, 1000, 1000, 1000]))
+    4.99 ± 0.06
     """
     array = np.array([float(value) for value in values])
     count = len(array)
     if count == 0:
         raise ShapeError("mean_interval wants at least one value, got none.")
+    if sizes is not None:
+        size = np.array([float(value) for value in sizes])
+        mean = float(np.average(array, weights=size))
+        around = mean_interval(size / size.mean() * (array - mean), confidence)
+        return Interval(mean, around.half_width, count)
     if count == 1 or not np.isfinite(array).all():
         with np.errstate(invalid="ignore"):  # inf - inf: the mean is honestly not a number
             return Interval(float(array.mean()), math.nan, count)
