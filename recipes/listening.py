@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +35,10 @@ def heard(run: Path, source: AudioSource, limit: int, judges: tuple[str, ...]) -
 
 
 def clips(source: AudioSource, limit: int) -> Iterator[Clip]:
-    """The beginnings of at most ``limit`` recordings of the test part."""
-    corpus = source.corpus
-    for utterance in islice(corpus.utterances("test"), limit):
+    """The beginnings of at most ``limit`` recordings of the test part, evenly spread: it is in order of speakers."""
+    corpus, held = source.corpus, source.corpus.utterances("test")
+    count = min(limit, len(held))
+    for utterance in (held[i * len(held) // count] for i in range(count)):
         wave = torch.from_numpy(corpus.audio(utterance)[..., :SECONDS * corpus.sample_rate])
         yield Clip(utterance.id, wave, corpus.sample_rate)
 

@@ -86,8 +86,11 @@ def run(studies: dict[str, Study], arguments: Arguments) -> int:
                           f"{', '.join(study.variants)}.")
     chosen = {name: settings(study, overrides, arguments) for name, overrides in study.variants.items()
               if not arguments.only or name in arguments.only}
-    found: dict[str, list[Numbers]] = {name: [] for name in chosen}
+    if not arguments.seeds:
+        raise ConfigError("--seeds wants a seed or several.")
     target = arguments.output / arguments.study / "study.json"
+    kept: dict[str, dict[str, Numbers]] = json.loads(target.read_text()) if target.exists() else {}
+    found: dict[str, list[Numbers]] = {name: [] for name in chosen}
     for seed, (name, experiment) in product(arguments.seeds, chosen.items()):
         numbers = trained_and_measured(experiment(seed), place(arguments, name, seed), study, arguments.limit)
         if numbers is None:
@@ -96,7 +99,8 @@ def run(studies: dict[str, Study], arguments: Arguments) -> int:
         found[name].append(numbers)
         print(f"{name}, seed {seed}: " + ", ".join(f"{key} {v:.4g}" for key, v in numbers.items()), flush=True)
         with atomic_file(target) as temporary:
-            temporary.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+            kept.setdefault(name, {})[str(seed)] = numbers
+            temporary.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     print(f"\n{tabulated(found).text()}")
     print(f"\nMean ± standard deviation over {len(arguments.seeds)} seeds; each run's numbers are in {target}.")
     return 0

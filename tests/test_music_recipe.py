@@ -12,6 +12,7 @@ from audiovae.audio.io import write_audio
 from audiovae.checkpoint import save_model
 from audiovae.cli import main
 from audiovae.code_data import CodesData
+from audiovae.errors import CorpusError
 from audiovae.models import LevelConfig, MultiresConfig, PriorConfig
 from audiovae.priors import CausalConfig, ToldConfig
 from audiovae.shapes import DataSpec
@@ -64,7 +65,7 @@ def priors(tmp_path_factory):
 
 
 def test_all_tables_are_there_and_say_what_they_must(measure, priors):
-    tables = measure.measure(priors, songs=2, pieces=2, seconds=2.0)
+    tables = dict(measure.measure(priors, songs=2, pieces=2, seconds=2.0))
     assert list(tables) == ["nats a code, level 1", "nats a code, level 0", "genres", "novelty", "levels"]
     genres = {row[0]: row[1:] for row in tables["genres"].rows}
     assert genres["chance"][0] == 0.5 and genres["new, told the genre"][1] == 4
@@ -87,12 +88,14 @@ def test_keeping_every_level_changes_nothing(measure, priors, monkeypatch):
     source = music.sources[0]
 
     def same(request, given=None, levels=None):
-        index = next(i for i, u in enumerate(source.corpus.all) if u.split == "test")
+        index = [i for i, u in enumerate(source.corpus.all) if u.split == "test"][request.seed]
         steps = {level: source.all.codes(index, level, 0, -(-request.samples // music.codec.code_levels[1].hop)
                                          * music.codec.code_levels[1].hop // music.codec.code_levels[level].hop)
                  for level in (0, 1)}
         return {level: codes[None] for level, codes in steps.items()}
 
     monkeypatch.setattr(music, "new", same)
-    kept, _ = measure.levels(music, 1, 2.0).rows
+    with pytest.raises(CorpusError, match="2 --pieces or more"):  # "another" would be the piece itself
+        measure.levels(music, 1, 2.0)
+    kept, _ = measure.levels(music, 2, 2.0).rows
     assert kept[1].mean == pytest.approx(1, abs=0.02) and kept[3].mean == pytest.approx(0, abs=0.5)

@@ -115,18 +115,21 @@ def test_a_study_runs_once(study, hierarchies, studies, name, only, measures, tm
     target = tmp_path / name / "study.json"
     found, logs = json.loads(target.read_text()), {p: p.stat().st_mtime_ns for p in tmp_path.rglob("log.jsonl")}
     assert list(found) == only and len(logs) == len(only)
-    assert all(measures <= numbers.keys() for runs in found.values() for numbers in runs)
+    assert all(measures <= numbers.keys() for runs in found.values() for numbers in runs.values())
     assert only[-1] in capsys.readouterr().out
     assert studies.main(study.STUDIES | hierarchies.STUDIES, "", call) == 0
     assert json.loads(target.read_text()) == found
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("log.jsonl")} == logs
+    assert studies.main(study.STUDIES | hierarchies.STUDIES, "", [*call, "--only", only[0]]) == 0
+    assert json.loads(target.read_text()) == found  # the other's numbers are kept
+    assert studies.main(study.STUDIES | hierarchies.STUDIES, "", [*call, "--seeds"]) == 2
 
 
 def test_the_study_of_beta_judges_by_known_factors(study, studies, tmp_path, monkeypatch):
     few = {"beta": replace(study.STUDIES["beta"], variants={"few": {"data.count": 100}})}
     monkeypatch.setattr(study, "SHAPES_JUDGED", 300)
     assert studies.main(few, "", ["beta", "--steps", "2", "-o", str(tmp_path)]) == 0
-    (numbers,) = json.loads((tmp_path / "beta/study.json").read_text())["few"]
+    (numbers,) = json.loads((tmp_path / "beta/study.json").read_text())["few"].values()
     assert 0 <= numbers["MIG"] <= 1 and 0 <= numbers["β-VAE score"] <= 1
 
 
@@ -170,6 +173,6 @@ def test_a_study_of_sound_runs(music, speech, studies, name, only, measures, tin
     call = [name, "--steps", "2", "--limit", "2", "--data", str(tiny_corpus), "--only", *only, "-o", str(tmp_path)]
     assert studies.main(music.STUDIES | speech.STUDIES, "", call) == 0
     found = json.loads((tmp_path / name / "study.json").read_text())
-    assert list(found) == only and measures <= found[only[0]][0].keys()
-    for (numbers,) in found.values():
+    assert list(found) == only and measures <= found[only[0]]["0"].keys()
+    for (numbers,) in map(dict.values, found.values()):
         assert np.isfinite(list(numbers.values())).all() and numbers["steps"] == 2

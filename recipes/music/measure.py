@@ -3,12 +3,14 @@
     python recipes/music/measure.py TOP BOTTOM [--songs 8] [--pieces 6] [--seconds 20] [-o FOLDER]
 
 TOP and BOTTOM are runs of priors; the corpus and the model of the codes are theirs. Prints four tables: nats a code,
-genres asked for and told, runs of codes that were copied, and what stays of a piece when lower levels are drawn anew.
+genres asked for and told, runs of codes that were copied, and what stays of a piece when lower levels are drawn anew,
+each as soon as it is found. Genres are of the pieces that have one.
 """
 
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +20,7 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
+from audiovae.audio.waveform import mono
 from audiovae.checkpoint import load_model, read_description
 from audiovae.code_data import AudioCodes, CodesData
 from audiovae.config import from_dict
@@ -101,9 +104,12 @@ def genres(music: Music, songs: int, seconds: float) -> tuple[Table, list[NDArra
     def cut(split: str) -> tuple[list[NDArray[np.int64]], list[str]]:
         parts, labels = [], []
         for utterance, codes in source.whole(split):  # type: ignore[arg-type]
-            for start in range(0, codes.shape[1] - steps // 2, steps):
+            for start in range(0, codes.shape[1] - steps // 2, steps) if utterance.tags.get("genre") else ():
                 parts.append(codes[:, start:start + steps])
                 labels.append(utterance.tags["genre"][0])
+        if not parts:
+            raise CorpusError(f"no piece of the {split} part has a genre and lasts {seconds / 2:g} s: take fewer "
+                              "--seconds.")
         return parts, labels
 
     judge = SequenceClassifier(spec.num_codes).fit(*cut("train"))
@@ -135,23 +141,30 @@ def novelty(music: Music, new: list[NDArray[np.int64]]) -> Table:
 
 
 def levels(music: Music, pieces: int, seconds: float) -> Table:
-    """What stays of held-out pieces: all codes kept, those of the slowest level, and none (another piece)."""
-    samples = round(seconds * music.codec.sample_rate)
+    """What stays of held-out pieces: all codes kept, those of the slowest level, and none (another piece).
+
+    Pieces are spread evenly over the part, and another is half of them away, so of another artist where there are two.
+    """
+    samples, corpus = round(seconds * music.codec.sample_rate), music.sources[music.top].corpus
+    held = [utterance for utterance in corpus.utterances("test") if utterance.length >= samples]
+    if min(len(held), pieces) < 2:
+        raise CorpusError(f"what levels hold is told of 2 --pieces or more of {seconds:g} s, the test part has "
+                          f"{len(held)} and {pieces} were asked for: take fewer --seconds.")
+    pieces = min(pieces, len(held))
     found: list[dict[int, Steps]] = []
-    for utterance in music.sources[music.top].corpus.utterances("test"):
-        if utterance.length >= samples and len(found) < pieces:
-            wave = torch.from_numpy(music.sources[music.top].corpus.audio(utterance))[..., :samples]
-            codes = music.codec.encode(wave, music.codec.sample_rate)
-            found.append(dict(enumerate(codes.levels)))
+    for utterance in (held[i * len(held) // pieces] for i in range(pieces)):
+        codes = music.codec.encode(torch.from_numpy(corpus.audio(utterance))[..., :samples], music.codec.sample_rate)
+        found.append(dict(enumerate(codes.levels)))
     request = Request(samples)
-    whole = [decoded(music.codec, request, {level: codes[None] for level, codes in its.items()}, 0, 0) for its in found]
+    whole = [mono(decoded(music.codec, request, {level: codes[None] for level, codes in its.items()}, 0, 0))
+             for its in found]
     anew = []
     for number, its in enumerate(found):
         songs = music.new(Request(samples, seed=number), {music.top: its[music.top]})
-        anew.append(decoded(music.codec, request, songs, 0, 0))
+        anew.append(mono(decoded(music.codec, request, songs, 0, 0)))
     rate, rows = music.codec.sample_rate, []
     for name, estimates in ((f"level {music.top} kept, the others drawn anew", anew),
-                            ("another piece", [*whole[1:], whole[0]])):
+                            ("another piece", [*whole[pieces // 2:], *whole[:pieces // 2]])):
         pairs = list(zip(estimates, whole, strict=True))
         rows.append((name, mean_interval(chroma_similarity(a, b, rate) for a, b in pairs),
                      mean_interval(rhythm_similarity(a, b, rate) for a, b in pairs),
@@ -159,28 +172,29 @@ def levels(music: Music, pieces: int, seconds: float) -> Table:
     return Table((f"{len(found)} pieces, against all codes kept", "chroma", "onsets", "timbre / dB"), rows)
 
 
-def measure(paths: tuple[Path, ...], songs: int, pieces: int, seconds: float) -> dict[str, Table]:
-    """All tables by their captions."""
+def measure(paths: tuple[Path, ...], songs: int, pieces: int, seconds: float) -> Iterator[tuple[str, Table]]:
+    """All tables with their captions."""
     music = Music.open(paths)
-    tables = {f"nats a code, {name}": table for name, table in likelihood(music).items()}
+    for name, table in likelihood(music).items():
+        yield f"nats a code, {name}", table
     table, new = genres(music, songs, seconds)
     if new:
-        tables["genres"], tables["novelty"] = table, novelty(music, new)
+        yield "genres", table
+        yield "novelty", novelty(music, new)
     if len(music.priors) == len(music.codec.code_levels) > 1:
-        tables["levels"] = levels(music, pieces, seconds)
-    return tables
+        yield "levels", levels(music, pieces, seconds)
 
 
 def main() -> int:
     arguments = tyro.cli(Arguments)
     start = time.perf_counter()
-    tables = measure(arguments.priors, arguments.songs, arguments.pieces, arguments.seconds)
-    for caption, table in tables.items():
-        print(f"{caption}\n\n{table.text()}\n")
-    if arguments.output is not None:
-        with atomic_file(arguments.output / "music.json") as temporary:
-            values = {name: json.loads(table.json()) for name, table in tables.items()}
-            temporary.write_text(json.dumps(values, indent=1) + "\n")
+    found = {}
+    for caption, table in measure(arguments.priors, arguments.songs, arguments.pieces, arguments.seconds):
+        print(f"{caption}\n\n{table.text()}\n", flush=True)
+        found[caption] = json.loads(table.json())
+        if arguments.output is not None:
+            with atomic_file(arguments.output / "music.json") as temporary:
+                temporary.write_text(json.dumps(found, indent=1) + "\n")
     print(f"Measured in {time.perf_counter() - start:.0f} s.")
     return 0
 

@@ -91,7 +91,7 @@ def write_report(folder: Path, songs: list[Path], seconds: list[float]) -> None:
     if seconds:
         page.text(f"A minute of music took {max(seconds):.0f} s to draw, loading and the pages of the songs included.")
     page.section("Measures")
-    for caption, table in measure((folder / "top", folder / "bottom"), songs=4, pieces=6, seconds=20.0).items():
+    for caption, table in measure((folder / "top", folder / "bottom"), songs=4, pieces=6, seconds=20.0):
         print(f"\n{caption}\n{table.text()}")
         page.table(table, caption)
     page.section("Training")
