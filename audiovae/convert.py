@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from audiovae.audio.excitation import Excitation
-from audiovae.audio.io import AudioWriter
+from audiovae.audio.io import CONVERTED, AudioWriter
 from audiovae.audio.pitch import Prosody, ProsodyInPassing
 from audiovae.audio.psola import repitched
 from audiovae.audio.resample import resample, resampled
@@ -25,7 +25,7 @@ from audiovae.checkpoint import load_model
 from audiovae.codec import BLOCK, Codec
 from audiovae.differential import DifferentialFilter
 from audiovae.equalisation import LOUD, equalised, long_term_spectrum
-from audiovae.errors import ConfigError, LabelError, VoiceError
+from audiovae.errors import AudioError, ConfigError, LabelError, VoiceError
 from audiovae.models import Autoencoder, Model
 from audiovae.retrieval import check_share, retrieved
 from audiovae.shapes import Condition
@@ -34,7 +34,6 @@ from audiovae.transcode import Recording
 from audiovae.voices import MOST, Voice, check_speech, check_voice_model, decoder_of, hear
 
 DEFAULT = "voice-16k"
-TAG = "converted voice, made with audiovae: not a recording of the person it sounds like"
 Melody = Literal["target", "source"] | float
 Mode = Literal["codes", "clear"]
 Sayer = Callable[[Tensor, int, int], Tensor]  # latents (1, D, L), first and last of their frames, to samples (T,)
@@ -81,9 +80,9 @@ class Converter:
         return cls(load_model(path), kbps)
 
     def hear(self, recordings: Iterable[Tensor | np.ndarray], sample_rate: int | None = None) -> Voice:
-        """The voice in recordings (T,) or (C, T); VoiceError where they hold too little speech."""
+        """The voice in recordings (T,) or (C, T); VoiceError where they hold too little speech, AudioError on NaN."""
         rate = sample_rate or self.sample_rate
-        return hear(self.model, (resample(mono(wave), rate, self.sample_rate) for wave in recordings))
+        return hear(self.model, (self._taken("hear", wave, rate) for wave in recordings))
 
     def convert(self, waveform: Tensor | np.ndarray, sample_rate: int, voice: Voice, melody: Melody = "target",
                 mode: Mode = "codes", passes: int = PASSES, retrieval: float = RETRIEVAL) -> Tensor:
@@ -100,9 +99,19 @@ class Converter:
         "clear", on a recording whose own voice cannot be told because hardly anybody speaks in it; ConfigError on
         passes that :func:`check_passes` refuses, or a share that is not from 0 to 1.
         """
-        wave = resample(mono(waveform), sample_rate, self.sample_rate)
+        wave = self._taken("convert", waveform, sample_rate)
+        if len(wave) < self.codec.hop:
+            raise AudioError(f"Converter.convert: {len(wave)} samples at {self.sample_rate} Hz are shorter than one "
+                             f"latent step ({self.codec.hop}).")
         pieces = wave.split(1 << 16)
         return torch.cat(list(self.stream(pieces, pieces, lambda: len(wave), voice, melody, mode, passes, retrieval)))
+
+    def _taken(self, method: str, waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
+        """A waveform as the model takes it, (T,); AudioError where its samples are not finite."""
+        wave = mono(waveform)
+        if not bool(wave.isfinite().all()):
+            raise AudioError(f"Converter.{method}: the waveform has NaN or infinite samples.")
+        return resample(wave, sample_rate, self.sample_rate)
 
     def stream(self, first: Iterable[Tensor], again: Iterable[Tensor], num_samples: Callable[[], int], voice: Voice,
                melody: Melody = "target", mode: Mode = "codes", passes: int = PASSES, retrieval: float = RETRIEVAL
@@ -213,7 +222,7 @@ class Converter:
         rate = sample_rate or self.sample_rate
         pieces = self.stream(recording, recording, lambda: recording.samples, voice, melody, mode, passes,
                              retrieval)
-        with AudioWriter(target, rate, comment=TAG) as writer:
+        with AudioWriter(target, rate, comment=CONVERTED) as writer:
             try:
                 for piece in resampled(pieces, self.sample_rate, rate):
                     writer.write(piece)
@@ -299,7 +308,7 @@ def convert(codec: Codec, waveform: Tensor | np.ndarray, sample_rate: int, targe
 def convert_file(codec: Codec, source: Path, target: Path, speaker: str, channel: int | None = None) -> str:
     """Convert a recording of any length, in constant memory; a sentence on what was written."""
     recording = Recording(source, codec, channel)
-    with AudioWriter(target, codec.sample_rate, comment=TAG) as writer:
+    with AudioWriter(target, codec.sample_rate, comment=CONVERTED) as writer:
         for piece in codec.decode_stream(codec.encode_stream(recording), lambda: recording.samples, speaker):
             writer.write(piece)
     return f"{target}: {recording.samples / codec.sample_rate:.2f} s in the voice of {speaker}."
@@ -310,8 +319,8 @@ def check_target(codec: Codec, target: str) -> str:
     if not codec.speakers:
         raise LabelError("this model's decoder is not told who speaks, so it cannot convert: train one with "
                          "model.condition_dim set.")
-    if target not in codec.speakers and Path(target).exists():
-        raise LabelError(f"{target} is a recording, but this model knows its {len(codec.speakers)} training "
+    if target and target not in codec.speakers and Path(target).exists():
+        raise LabelError(f"{target} is a file, but this model knows its {len(codec.speakers)} training "
                          f"speakers by name only: name one of them, as {codec.speakers[0]}.")
     codec.check(target)
     return target

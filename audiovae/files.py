@@ -129,6 +129,17 @@ def check_folder(path: str | Path, replace: bool = False) -> Path:
     return target
 
 
+def check_file(path: str | Path) -> Path:
+    """The place of a file that :func:`atomic_file` may write; OutputError, before long work, where it may not."""
+    target = _target(path)
+    if target.is_dir():
+        raise OutputError(f"{path} cannot be written: it is a folder; name a file.")
+    above = next(parent for parent in target.parents if parent.exists())
+    if not above.is_dir():
+        raise OutputError(f"{path} cannot be written: {above} is a file.")
+    return target
+
+
 @dataclass(frozen=True)
 class Input:
     """One file to work on, and its place below the folder or glob that named it (to mirror the tree).

@@ -210,3 +210,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         path = write(tmp_path / f"{seconds}.wav", np.zeros((seconds * 48_000, 2), np.int16), 48_000)
         peaks.append(int(script(source, path).stdout))
     assert (peaks[1] - peaks[0]) * 1024 < 0.2 * 110 * 48_000 * 2 * 4
+
+
+def test_a_rate_that_vorbis_has_not_is_refused_before_there_is_a_file(tmp_path):
+    write_audio(tmp_path / "x.ogg", torch.zeros(1, 400), 200_000)
+    with pytest.raises(OutputError, match="at most 200000 Hz"):
+        write_audio(tmp_path / "y.ogg", torch.zeros(1, 400), 200_001)  # libsndfile would die of it
+    assert [path.name for path in tmp_path.iterdir()] == ["x.ogg"]

@@ -148,7 +148,7 @@ def test_inspect_tells_the_good_and_lists_the_bad(work, cli):
 
 def test_what_fails_for_several_voices_is_listed_once(work, cli):
     code, said, errors = cli("convert a.wav nan.wav --to anna bert anna --model model -o out")
-    assert code == 2 and said == "1 of 2 files written to out.\n" and len(errors) == 2
+    assert code == 2 and said == "1 of 2 files written, each 2 times, to out.\n" and len(errors) == 2
     assert names("out") == ["a-to-anna.wav", "a-to-bert.wav", "failed.tsv"]
 
 

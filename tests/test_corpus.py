@@ -22,7 +22,7 @@ from audiovae.audio import packing
 from audiovae.audio.corpus import Corpus
 from audiovae.audio.crops import CropSampler
 from audiovae.audio.example import example_corpus, example_recordings
-from audiovae.audio.io import read_audio, write_audio
+from audiovae.audio.io import CONVERTED, AudioWriter, read_audio, write_audio
 from audiovae.audio.loudness import loudness
 from audiovae.audio.prepare import prepare_corpus
 from audiovae.audio.prepare_config import PrepareConfig
@@ -169,13 +169,16 @@ def test_what_is_rejected_is_listed_with_its_reason(tmp_path):
     soundfile.write(source / "anna/nan.wav", np.full(9000, np.nan), RATE, subtype="FLOAT")
     whole = (source / "ben/0.wav").read_bytes()
     (source / "ben/cut.wav").write_bytes(whole[:5000])
+    with AudioWriter(source / "ben/0-to-anna.wav", RATE, comment=CONVERTED) as writer:
+        writer.write(0.1 * torch.rand(8000))
     summary = prepare_corpus(source, tmp_path / "c", PrepareConfig(test=0.2, valid=0.2))
     rejected = dict(line.split("\t") for line in (tmp_path / "c/rejected.tsv").read_text().splitlines())
-    assert summary.rejected == len(rejected) == 7 and len(Corpus.open(tmp_path / "c").all) == 10
+    assert summary.rejected == len(rejected) == 8 and len(Corpus.open(tmp_path / "c").all) == 10
     for name, says in {
         "anna/short.wav": "shorter than 0.3 s", "anna/silent.flac": "silent", "anna/empty.wav": "is empty (0 bytes)",
         "anna/text.wav": "is not audio", "anna/copy.wav": "the same samples as anna/3",
         "anna/nan.wav": "NaN or infinite sample at 0.000 s", "ben/cut.wav": "is truncated",
+        "ben/0-to-anna.wav": "a converted voice",
     }.items():  # fmt: skip
         assert says in rejected[name] and str(tmp_path) not in rejected[name]
 

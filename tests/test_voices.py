@@ -1,6 +1,8 @@
 """Voices heard in recordings: the decoder's reach, chunks and wholes, what a reference changes, enrolment, files."""
 
 import json
+import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -16,12 +18,14 @@ from audiovae.audio.augment import AugmentConfig
 from audiovae.audio.corpus import Corpus
 from audiovae.audio.excitation import Excitation
 from audiovae.audio.features import STFT
+from audiovae.audio.io import CONVERTED
 from audiovae.audio.pitch import Prosody, level, prosody
 from audiovae.audio.scroll import Scroll
 from audiovae.checkpoint import save_model, write_tensors
 from audiovae.cli import main
 from audiovae.codec import Codec
-from audiovae.convert import TAG, Converter, moved
+from audiovae.commands.targets import files_of
+from audiovae.convert import Converter, moved
 from audiovae.criteria import LogMelL1
 from audiovae.decoders import SourceFilterDecoderConfig, vector_decoder
 from audiovae.differential import DifferentialFilter
@@ -412,7 +416,7 @@ def test_a_voice_model_trains_and_converts(tiny_corpus, tmp_path, capsys):
     assert main(["convert", str(tmp_path / "stereo.wav"), "--to", "anna", "-o", str(tmp_path / "x.wav"), *model]) == 0
     assert "220 Hz" in capsys.readouterr().out  # the speaker was found in the corpus of the run
     with soundfile.SoundFile(tmp_path / "x.wav") as file:
-        assert (file.samplerate, file.channels, file.frames) == (RATE, 1, 3 * RATE) and file.comment == TAG
+        assert (file.samplerate, file.channels, file.frames) == (RATE, 1, 3 * RATE) and file.comment == CONVERTED
     for wrong, why in ((["--passes", "0"], "passes wants at least 1"), (["--passes", "2", "--mode", "clear"], "once")):
         assert main(["convert", str(tmp_path / "stereo.wav"), "--to", "anna", *wrong, *model]) == 2
         assert why in capsys.readouterr().err
@@ -468,7 +472,25 @@ def test_the_commands(folder, tmp_path, capsys):
     assert code == 0, errors
     (tmp_path / "x.wav").unlink()
 
+    shutil.copy(tmp_path / "sources/one-to-me.wav", tmp_path / "voices")
+    assert files_of(str(tmp_path / "voices")) == [tmp_path / "voices/a.flac"]
+    (tmp_path / "both").mkdir()
+    for name in ("a", "a-to-me"):
+        shutil.copy(source, tmp_path / f"both/{name}.wav")
+    code, said, errors = say("convert", tmp_path / "both", "--to", tmp_path / "me.voice", tmp_path / "voices", "-o",
+                             tmp_path / "both")  # what the first is to be written to is read as the second
+    assert code == 2 and "what is read itself" in errors and "1 of 2 files written, each 2 times," in said
+    assert (tmp_path / "both/a-to-me.wav").read_bytes() == source.read_bytes()
+    shutil.copy(source, os.fsencode(tmp_path / "both") + b"/\xff.wav")
+    code, said, errors = say("convert", tmp_path / "sources", tmp_path / "missing.wav", "--to", tmp_path / "me.voice",
+                             "-o", tmp_path / "not.wav")
+    assert code == 2 and "missing.wav is missing" in errors and not (tmp_path / "not.wav").exists()
+    code, said, errors = say("convert", tmp_path / "both", "--to", tmp_path / "me.voice", "-o", tmp_path / "not")
+    assert code == 2 and "not UTF-8" in errors
+
     for words, wanted in (
+            (("convert", source, "--to", tmp_path / "sources"), "nothing but converted voices"),
+            (("convert", source, "missing.wav", "--to", tmp_path / "voices"), "one file"),
             (("convert", source, "--to", tmp_path / "silent.wav"), "no sound"),
             (("convert", source, "--to", tmp_path / "short.wav"), "too little"),
             (("convert", source, "--to", tmp_path / "noise.wav"), "too little"),

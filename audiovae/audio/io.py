@@ -2,10 +2,12 @@
 
 from audiovae.audio.reader import (
     AUDIO_SUFFIXES,
+    CONVERTED,
     AudioInfo,
     Channel,
     audio_comment,
     audio_info,
+    is_converted,
     read_audio,
     stream_audio,
     stream_channels,
@@ -14,11 +16,13 @@ from audiovae.audio.writer import AudioWriter, write_audio
 
 __all__ = [
     "AUDIO_SUFFIXES",
+    "CONVERTED",
     "AudioInfo",
     "AudioWriter",
     "Channel",
     "audio_comment",
     "audio_info",
+    "is_converted",
     "read_audio",
     "stream_audio",
     "stream_channels",

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from audiovae.audio.corpus import SAMPLES, Utterance
-from audiovae.audio.io import read_audio, stream_channels
+from audiovae.audio.io import is_converted, read_audio, stream_channels
 from audiovae.audio.layouts import Listing, Source, Speaker, sentence_key
 from audiovae.audio.prepare_config import PrepareConfig
 from audiovae.audio.reader import SILENCE
@@ -170,6 +170,8 @@ def _load(source: Source, config: PrepareConfig) -> tuple[_Read, NDArray[np.int1
             x = read_audio(source.path, config.sample_rate, config.channel)[0][0].numpy()
         if np.abs(x).max() < SILENCE:
             return _Read(stamp, "silent"), nothing
+        if is_converted(source.path):
+            return _Read(stamp, "a converted voice, not a recording of the speaker"), nothing
         if config.trim is not None or config.loudness is not None:
             from audiovae.audio import loudness  # librosa and torchaudio take seconds to import
 

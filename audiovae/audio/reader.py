@@ -27,6 +27,7 @@ AUDIO_SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd"),
     *(".caf", ".w64", ".rf64", ".sph"),
 )
+CONVERTED = "converted voice, made with audiovae: not a recording of the person it sounds like"  # as its comment says
 SILENCE = 1e-4  # peak (-80 dB of full scale) below which a recording counts as silent
 
 
@@ -92,8 +93,13 @@ def audio_comment(path: str | Path) -> str:
     try:
         with soundfile.SoundFile(path) as file:
             return file.comment
-    except (OSError, soundfile.LibsndfileError):
+    except (OSError, UnicodeError, soundfile.LibsndfileError):
         return ""
+
+
+def is_converted(path: str | Path) -> bool:
+    """Whether a recording says that it is a converted voice, and so is not of the person it sounds like."""
+    return audio_comment(path) == CONVERTED
 
 
 def read_audio(

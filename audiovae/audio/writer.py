@@ -1,5 +1,6 @@
 """Writing recordings: as a stream, in constant memory, whole or not at all."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ FORMATS = {
     ".ogg": ("OGG", "VORBIS"),
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
+OGG_RATE = 200_000  # Hz, the most of Vorbis
 _BLOCK = 1 << 15  # frames: libsndfile's Vorbis encoder takes a block on its stack and can overflow it
 
 
@@ -62,7 +64,11 @@ class AudioWriter:
         self.clipped = 0
         if self.path.suffix.lower() not in FORMATS:
             raise OutputError(f"{path} cannot be written: its suffix is none of {', '.join(FORMATS)}.")
+        if (shown := os.fsencode(self.path).decode("utf-8", "replace")) != str(path):
+            raise OutputError(f"{shown} cannot be written: this name is not UTF-8; name another.")
         self._format, self._coding = FORMATS[self.path.suffix.lower()]
+        if self._format == "OGG" and sample_rate > OGG_RATE:  # libsndfile refuses the first block, and dies in closing
+            raise OutputError(f"{path}: a file .ogg has at most {OGG_RATE} Hz, got {sample_rate}: write .flac or .wav.")
 
     def __enter__(self) -> "AudioWriter":
         self._life = self._open()

@@ -1,6 +1,7 @@
 """What the commands share: reading arguments, running over many files, saying what went wrong."""
 
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -177,28 +178,42 @@ def over_files(command: str, inputs: tuple[str, ...], output: Path | None, suffi
     if not found and not failed:
         raise ConfigError(f"{command} found nothing but its own work, such as {named[0].path}: name a file to have it "
                           "taken all the same.")
-    targets_of = targets(found, output, suffix, tags)
+    one_file = output is not None and output.suffix in WRITTEN and not output.is_dir()
+    if len(found) + len(failed) > 1 and one_file:
+        raise OutputError(f"{output} is one file, but several are to be written: name a folder.")
+    targets_of = targets(found, output, suffix, tags) if found else {}
+    read = {place for path in (*(item.path for item in found), *kept) if (place := _place(path))}
 
     def work(item: Input) -> str:
         for target in targets_of[item.path]:
-            _keep((item.path, *kept), target, named=output is not None)
+            _keep(read, target, named=output is not None)
         return process(item.path, *targets_of[item.path])
 
     alone = len(found) + len(failed) == 1
     said, bad = attempt(found, work, alone)
-    if alone:
+    if alone and said:
         print(said[0])
     else:
         where = f"to {output}" if output is not None else "beside their sources"
         passed = len(named) - len(found)
         before = f"; {passed} left out, the work of {command} before" if passed else ""
-        print(f"{len(said)} of {len(found) + len(failed)} files written {where}{before}.")
-    return report_failures(command, failed + bad, len(found) + len(failed), output)
+        each = f", each {len(tags)} times," if len(tags) > 1 else ""
+        print(f"{len(said)} of {len(found) + len(failed)} files written{each} {where}{before}.")
+    return report_failures(command, failed + bad, len(found) + len(failed), None if one_file else output)
 
 
-def _keep(sources: Iterable[Path], target: Path, named: bool) -> None:
+def _place(path: Path) -> tuple[int, int] | None:
+    """Which file a path leads to, None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _keep(read: set[tuple[int, int]], target: Path, named: bool) -> None:
     """Refuse to write over what is read, or over a recording or picture that nobody named: the original, perhaps."""
-    if target.exists() and any(target.samefile(source) for source in sources):
+    if _place(target) in read:
         raise OutputError(f"{target} is what is read itself: name another output.")
     if not named and target.suffix in (*AUDIO, *PICTURES) and target.exists():
         raise OutputError(f"{target} is there already: name it with -o to have it replaced.")
@@ -232,7 +247,8 @@ def report_failures(command: str, failed: Failures, total: int, output: Path | N
                 (output / "failed.tsv").unlink()
         return 0
     for path, reason in failed:
-        print(f"  {reason}" if str(path) in reason else f"  {path}: {reason}", file=sys.stderr)
+        name = os.fsencode(path).decode("utf-8", "replace")  # not every name can be printed
+        print(f"  {reason}" if name in reason else f"  {name}: {reason}", file=sys.stderr)
     listed = ""
     if output is not None:
         with atomic_file(output / "failed.tsv") as temporary:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from audiovae.audio.io import audio_comment
+from audiovae.audio.io import is_converted
 from audiovae.checkpoint import load_model
 from audiovae.codec import Codec
 from audiovae.commands.arguments import AUDIO, over_files, parse
@@ -18,7 +18,6 @@ from audiovae.convert import (
     DEFAULT,
     PASSES,
     RETRIEVAL,
-    TAG,
     Converter,
     Melody,
     Mode,
@@ -108,7 +107,7 @@ def main(argv: list[str]) -> int:
     return over_files("convert", arguments.inputs, arguments.output, f".{arguments.format}", AUDIO, process,
                       tags=tuple(f"-to-{name}" for name in each) if several else ("",),
                       kept=tuple(chain.from_iterable(map(files_of, targets))),
-                      own=lambda path: audio_comment(path) == TAG)
+                      own=is_converted)
 
 
 def _by_name(codec: Codec, name: str, arguments: Arguments, source: Path, output: Path) -> str:

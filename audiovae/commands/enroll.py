@@ -12,6 +12,7 @@ from audiovae.commands.targets import recordings
 from audiovae.convert import DEFAULT
 from audiovae.enrolment import STEPS, enroll
 from audiovae.errors import ConfigError, OutputError, VoiceError
+from audiovae.files import check_file
 from audiovae.voices import SUFFIX, check_voice_model
 
 
@@ -44,8 +45,9 @@ def main(argv: list[str]) -> int:
         raise OutputError(f"{arguments.output}: a voice is kept as NAME{SUFFIX}.")
     if arguments.steps < 1:
         raise ConfigError(f"--steps wants 1 or more, got {arguments.steps}.")
-    if arguments.seed < 0:
-        raise ConfigError(f"--seed wants 0 or more, got {arguments.seed}.")
+    if not 0 <= arguments.seed < 1 << 63:
+        raise ConfigError(f"--seed wants 0 or more, and less than 2^63, got {arguments.seed}.")
+    check_file(arguments.output)
     model = load_model(arguments.model)
     check_voice_model(model)
     try:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from audiovae.audio.corpus import Corpus
+from audiovae.audio.io import is_converted
 from audiovae.audio.resample import resample
 from audiovae.checkpoint import find_checkpoint, read_description
 from audiovae.commands.arguments import AUDIO
@@ -39,8 +40,18 @@ def recordings(model: Autoencoder, name: str, corpus: Path | None, source: str) 
 
 
 def files_of(name: str) -> list[Path]:
-    """The recordings that are ``name`` or lie below it; none where it is no path, but a speaker's name."""
-    return [found.path for found in expand_inputs([name], AUDIO)] if name and Path(name).exists() else []
+    """The recordings that are ``name`` or lie below it; none where it is no path, but a speaker's name.
+
+    What `audiovae convert` wrote below it is none of the person's; VoiceError where there is nothing else.
+    """
+    if not name or not Path(name).exists():
+        return []
+    found = expand_inputs([name], AUDIO)
+    own = [item.path for item in found if not (item.found and is_converted(item.path))]
+    if not own:
+        raise VoiceError(f"{name} holds nothing but converted voices, such as {found[0].path.name}: give recordings of "
+                         "the person.")
+    return own
 
 
 def _trained_on(source: str, name: str) -> Path:
