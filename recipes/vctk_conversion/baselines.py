@@ -24,6 +24,7 @@ from tqdm import tqdm
 from trials import RATE, Trial, ended, first, read_trials
 
 from audiovae.audio.io import read_audio, write_audio
+from audiovae.audio.resample import resample
 from audiovae.commands.arguments import Failures, report_failures
 from audiovae.convert import PASSES, RETRIEVAL, Converter
 from audiovae.enrolment import enroll
@@ -121,9 +122,9 @@ class ByModel:
     def __call__(self, trial: Trial, mode: str) -> Wave:
         source = self.heard(trial.source)
         melody = "source" if mode == "own" else "target"
-        return self.converter.convert(source, self.converter.sample_rate, self.voice(trial, mode), melody,
-                                      "clear" if mode.startswith("clear") else "codes", self.passes,
-                                      self.retrieval).numpy()
+        said = self.converter.convert(source, self.converter.sample_rate, self.voice(trial, mode), melody,
+                                      "clear" if mode.startswith("clear") else "codes", self.passes, self.retrieval)
+        return resample(said, self.converter.sample_rate, RATE).numpy()
 
     def voice(self, trial: Trial, mode: str) -> Voice:
         if mode == "own":

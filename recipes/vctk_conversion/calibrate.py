@@ -25,7 +25,7 @@ from trials import RATE, Trial
 
 from audiovae.audio.io import AUDIO_SUFFIXES, read_audio
 from audiovae.audio.resample import resample
-from audiovae.errors import CorpusError
+from audiovae.errors import AudioError, CorpusError
 from audiovae.metrics import (
     Interval,
     Recogniser,
@@ -123,7 +123,10 @@ class Answers:
 
 
 def _digest(path: str | Path) -> str:
-    return blake2b(Path(path).read_bytes(), digest_size=12).hexdigest()
+    try:
+        return blake2b(Path(path).read_bytes(), digest_size=12).hexdigest()
+    except OSError as error:
+        raise AudioError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,11 @@ def read_people(paths: tuple[Path, ...]) -> dict[str, tuple[str, int | None]]:
     """
     found: dict[str, tuple[str, int | None]] = {}
     for path in paths:
-        for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeError) as error:
+            raise CorpusError(f"{path} cannot be read ({error}): name a table of speakers.") from None
+        for line in lines:
             fields = [field.strip() for field in line.split("|")] if "|" in line else line.split()
             sex = next((field for field in fields[1:] if field in ("F", "M")), None)
             if sex:
