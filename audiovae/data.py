@@ -92,6 +92,9 @@ class LatentsSource:
         if (model.data.channels, model.data.size) != (self.inner.spec.channels, self.inner.spec.size):
             raise ConfigError(f"data.model {config.model} was trained on {model.data}, but data.data has "
                               f"{self.inner.spec}.")
+        if config.temperature and model.bent:
+            raise ConfigError(f"data.model {config.model} has a flow for its posterior, which data of latents does not "
+                              "draw from: set data.temperature to 0, for what becomes of its means.")
         self.seed, self.model, self.temperature = seed, model, config.temperature
         model.requires_grad_(False)
         size = self._encoded(next(self.inner.batches("valid", size=1)), draw=False).x.shape[2:]

@@ -7,6 +7,7 @@
 Every draw is a function of (seed, picture, level), so a picture is the same whatever is drawn beside it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,6 +110,8 @@ def from_model(path: Path, request: Request, temperature: float = 1.0, reject: i
     Raises ConfigError where the model has no prior, or is of sound; LabelError on a label that it is not told.
     """
     _check_reject(reject, request.label)
+    if not 0 <= temperature < math.inf:
+        raise ConfigError(f"--temperature wants 0 or more, got {temperature:g}.")
     folder = find_checkpoint(path)
     model = load_model(folder).requires_grad_(False).eval()
     if model.data.dims != 2 or model.data.sample_rate is not None:

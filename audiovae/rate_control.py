@@ -132,6 +132,9 @@ class FreeBits(RateControl):
         return self.weight(progress) * torch.stack(rates).sum()
 
     def _groups(self, latent: Latent) -> Tensor:
+        if latent.rate_map is None and latent.log_ratio is not None:
+            raise ConfigError("rate control 'free_bits' wants a rate that is known in closed form, number by number, "
+                              "as of a standard prior and a diagonal posterior and no sum over labels: take another.")
         if latent.rate_map is None:
             raise ConfigError("rate control 'free_bits' wants a bottleneck whose rate can change, such as "
                               "the Gaussian; this one's is constant: take kind 'constant'.")

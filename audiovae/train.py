@@ -53,7 +53,7 @@ class TrainConfig(Config):
         lags behind (He 2019, section 4); the others' weights and optimizer stand still meanwhile.
     skip_grad_norm : norm of the gradient above which a step is left out, before ``clip``; the log counts them as
         ``skipped``. None leaves none out.
-    accumulate : micro-batches a step.
+    accumulate : micro-batches a step. GECO's multiplier and the warm-up of a semi-supervised model go on with each.
     channels_last : whether maps (B, C, H, W) lie in memory as (B, H, W, C): most convolutions over pictures are then
         faster, and sums rounded in another order.
     validate_minutes, checkpoint_minutes : time between validations and between checkpoints.

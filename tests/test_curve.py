@@ -97,6 +97,7 @@ def test_a_run_that_was_stopped_goes_on(recipe, monkeypatch, capsys):
     (["--betas", "x"], "x"),
     (["--model.bottleneck.kind", "identity"], "bottleneck 'identity'"),
     (["--model.bottleneck.kind", "vq"], "bottleneck 'vq'"),
+    (["--model.kind", "density"], "kind 'density'"),
     (["--objective.rate.kind", "capacity"], "objective.rate.kind capacity"),
     (["--train.stepz", "3"], "nearest: steps"),
 ])

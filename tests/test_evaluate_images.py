@@ -197,6 +197,10 @@ def test_a_run_is_trained_measured_and_shown(tmp_path, capsys, monkeypatch):
                         (["--samples", "-1"], "0 or more")):
         assert main(["evaluate", "--model", str(run), *wrong]) == 2
         assert part in capsys.readouterr().err
+    for wrong, part in ((["sample", str(run), "--temperature", "nan"], "--temperature wants 0 or more"),
+                        (["latents", "traverse", "--model", str(run), "--temperature", "0.2"], "action traverse")):
+        assert main([*wrong, "-o", str(tmp_path / "none")]) == 2
+        assert part in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(("call", "part"), [

@@ -1,6 +1,7 @@
 """The objective by its sum, its ELBO by an exact evidence; rate control by its schedules and gradients."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -292,3 +293,11 @@ def test_free_bits_hold_for_the_batch_and_not_for_each_example():
 def test_a_rate_control_that_cannot_be_is_refused(act, words):
     with pytest.raises(ConfigError, match=words):
         act()
+
+
+def test_free_bits_of_a_rate_without_a_closed_form_say_so():
+    drawn = Latent(torch.zeros(1, 2, 1), torch.tensor([3.0]), log_ratio=torch.tensor([3.0]))
+    with pytest.raises(ConfigError, match="closed form"):
+        FreeBits()([drawn], 0.0)
+    with pytest.raises(ConfigError, match="constant"):
+        FreeBits()([replace(drawn, log_ratio=None)], 0.0)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from audiovae.checkpoint import load_model
+from audiovae.commands.evaluate_images import held_out
 from audiovae.config import from_dict
 from audiovae.corruption import Masking
 from audiovae.errors import ConfigError, ShapeError
@@ -182,3 +183,9 @@ def test_latents_of_a_trained_model_are_data_of_their_own(tmp_path):
     assert abs(float(standard.mean())) < 0.15 and abs(float(standard.std()) - 1) < 0.1
     means = replace(second.data, temperature=0.0).build(seed=0)
     torch.testing.assert_close(means.batch(3).x[:, 0], mean[..., 0, 0])
+    for part in ("train", "valid", "test"):  # what is measured is the part that was asked for
+        assert torch.equal(held_out(source, part, 0, 0).x, source.part(part).x)
+    bent = {**autoencoder, "bottleneck": {"kind": "gaussian", "dim": 5, "posterior": {"kind": "iaf"}}}
+    train(from_dict(Experiment, {**first, "model": bent}), tmp_path / "bent")
+    with pytest.raises(ConfigError, match="temperature to 0"):
+        replace(second.data, model=str(tmp_path / "bent")).build(seed=0)

@@ -51,9 +51,10 @@ class Sparse(Bottleneck):
 
     def __init__(self, config: SparseConfig, dims: int = 1) -> None:
         super().__init__()
-        if not 0 < config.target < 1 or not 1 <= config.k <= config.dim:
-            raise ConfigError(f"Sparse wants a target between 0 and 1 and k from 1 to dim={config.dim}, got "
-                              f"{config.target:g} and {config.k}.")
+        if config.penalty == "kl" and not 0 < config.target < 1:
+            raise ConfigError(f"Sparse wants a target between 0 and 1, got {config.target:g}.")
+        if config.penalty == "top_k" and not 1 <= config.k <= config.dim:
+            raise ConfigError(f"Sparse wants k from 1 to dim={config.dim}, got {config.k}.")
         self.channels_in = self.channels_out = config.dim
         self.dims, self.config = dims, config
 

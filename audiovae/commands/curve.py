@@ -24,6 +24,8 @@ from audiovae.metrics.bounds import evidence
 from audiovae.report import Report, Table, draw_rate_distortion
 from audiovae.train import Experiment, build, train
 
+UNWEIGHED = ("density", "hierarchical", "multires", "prior")  # models whose rate no β weighs
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -72,6 +74,9 @@ def main(argv: list[str]) -> int:
     if bottleneck is not None and bottleneck.kind != "gaussian":
         raise ConfigError(f"curve wants a latent whose rate can be weighed; that of bottleneck '{bottleneck.kind}' is "
                           "none, or always the same: take 'gaussian'.")
+    if recipe.model.kind in UNWEIGHED:
+        raise ConfigError(f"curve wants a latent whose rate can be weighed; a model of kind '{recipe.model.kind}' has "
+                          "none: take 'autoencoder' with bottleneck 'gaussian', or 'ladder'.")
     experiments = {beta: at_beta(recipe, beta) for beta in sorted(betas)}
     points, bits = [], ""
     for beta, experiment in experiments.items():

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from audiovae.checkpoint import find_checkpoint, load_model, read_description
 from audiovae.config import Config, from_dict, merge
-from audiovae.data import DataConfig, Source, binarized
+from audiovae.data import DataConfig, LatentsSource, Source, binarized
 from audiovae.errors import ConfigError, ShapeError
 from audiovae.evaluate_images import PictureEvaluation, evaluate_pictures, score_generated, told
 from audiovae.files import atomic_file, json_lines
@@ -28,6 +28,7 @@ from audiovae.image.source import ImageSource
 from audiovae.models import DensityModel, Hierarchical, Model, Multires
 from audiovae.report import Report, compression, draw_groups, draw_kl, draw_loss, draw_usage
 from audiovae.shapes import Batch, Condition, DataSpec
+from audiovae.spectrogram_data import SpectrogramSource
 
 if TYPE_CHECKING:
     from audiovae.commands.evaluate import Arguments
@@ -43,7 +44,7 @@ def run(asked: "Arguments", settings: dict[str, str | list[str]]) -> int:
         raise ConfigError("the levels of 'multires' are models apart, of sound; for pictures take 'hierarchical'.")
     source = own_data(asked.model, model.data, settings)
     source.fit(model.hop)
-    if asked.split == "test" and not isinstance(source, ImageSource):  # crops are of two parts only
+    if asked.split == "test" and not isinstance(source, _Parted):  # crops are of two parts only
         asked = replace(asked, split="valid")
     batch = held_out(source, asked.split, asked.limit, asked.seed)
     with tqdm(total=len(batch.x), unit="example", disable=None) as bar:
@@ -102,6 +103,9 @@ def trained_by(path: Path) -> list[str]:
             "bits holds, but training did not aim at them."]
 
 
+_Parted = ImageSource | LatentsSource | SpectrogramSource
+
+
 @dataclass(frozen=True)
 class _Held(Config):
     data: DataConfig
@@ -112,22 +116,26 @@ def held_out(source: Source, split: PartName, limit: int | None, seed: int) -> B
 
     Raises ConfigError where the data has no such part.
     """
-    if isinstance(source, ImageSource):
+    if isinstance(source, ImageSource | LatentsSource):
         whole = source.part(split)
     elif split == "valid":
-        batches = source.validation()
-        label = [batch.condition.label for batch in batches if batch.condition.label is not None]
-        embedding = [batch.condition.embedding for batch in batches if batch.condition.embedding is not None]
-        condition = Condition(torch.cat(label) if label else None,
-                              embedding=torch.cat(embedding) if embedding else None)
-        whole = Batch(torch.cat([batch.x for batch in batches]), condition,
-                      tuple(name for batch in batches for name in batch.names))
+        whole = _joined(source.validation())
+    elif isinstance(source, SpectrogramSource):
+        whole = _joined(list(source.batches(split)))
     else:
         raise ConfigError(f"data of this kind has no {split} part to measure on: take --split valid.")
     if not limit or limit >= len(whole.x):
         return whole
     order = torch.randperm(len(whole.x), generator=torch.Generator().manual_seed(seed))
     return chosen(whole, order[:limit].sort().values)
+
+
+def _joined(batches: list[Batch]) -> Batch:
+    label = [batch.condition.label for batch in batches if batch.condition.label is not None]
+    embedding = [batch.condition.embedding for batch in batches if batch.condition.embedding is not None]
+    condition = Condition(torch.cat(label) if label else None, embedding=torch.cat(embedding) if embedding else None)
+    return Batch(torch.cat([batch.x for batch in batches]), condition,
+                 tuple(name for batch in batches for name in batch.names))
 
 
 def numbers(value: object) -> dict[str, Any]:
@@ -158,6 +166,8 @@ def page(asked: "Arguments", model: Model, source: Source, batch: Batch, result:
         report.figure("What each latent dimension says of an example", draw_kl(result.kl))
     if result.counts:
         report.figure("Use of the codes, most frequent first", draw_usage(result.counts))
+    if model.data.dims == 1 and model.data.sample_rate is None:
+        return report  # latents of pictures: nothing to be seen
     if not isinstance(model, DensityModel):
         few = chosen(batch, torch.linspace(0, len(batch.x) - 1, min(ACROSS, len(batch.x))).long())
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from audiovae.commands.arguments import parse, split_settings
+from audiovae.commands.arguments import parse, refuse, split_settings
 from audiovae.errors import ConfigError, LabelError, OutputError, ShapeError
 from audiovae.gallery import (
     Exhibit,
@@ -34,6 +34,11 @@ Action = Literal["sample", "interpolate", "traverse", "attribute", "manifold", "
                  "depth", "augment", "report"]
 LISTED = 4  # files that are told by name
 OF_SOUND = 4  # samples, where none are asked for: each is a file
+
+
+OF_ACTIONS = {"temperature": ("sample", "nearest", "augment"), "label": ("sample",), "kind": ("interpolate",),
+              "steps": ("interpolate", "traverse"), "with_labels": ("attribute",), "without": ("attribute",),
+              "by": ("attribute",)}
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,9 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"--temperature wants 0 or more, got {arguments.temperature:g}.")
     if arguments.recordings and (arguments.action != "interpolate" or len(arguments.recordings) != 2):
         raise ConfigError("--recordings wants two recordings, for the action interpolate.")
+    if arguments.action != "report":
+        refuse(arguments, [name for name, actions in OF_ACTIONS.items() if arguments.action not in actions],
+               f"is not for the action {arguments.action}")
     torch.manual_seed(arguments.seed)
     most = None if arguments.action == "nearest" else MOST  # a copy may be of any of them
     study = open_study(arguments.model, settings, arguments.split, arguments.limit, arguments.seed, most)
@@ -103,7 +111,7 @@ def main(argv: list[str]) -> int:
         return _augment(study, arguments)
     exhibits = _exhibits(study, arguments)
     if arguments.action == "report":
-        return _report(exhibits, arguments)
+        return _report(exhibits, arguments, study.part)
     exhibit = exhibits[arguments.action]()
     paths = exhibit.write(arguments.output)
     for caption, table in exhibit.tables.items():
@@ -124,15 +132,15 @@ def _exhibits(study: Study, arguments: Arguments) -> dict[str, Callable[[], Exhi
         "attribute": lambda: attribute(study, arguments.with_labels, arguments.without, arguments.by),
         "manifold": lambda: plane(study, count or 15),
         "restyle": lambda: restyled(study, count or 8),
-        "nearest": lambda: neighbours(study, count or (OF_SOUND if sound else 12)),
+        "nearest": lambda: neighbours(study, count or (OF_SOUND if sound else 12), arguments.temperature),
         "diagnose": lambda: diagnosis(study),
         "depth": lambda: depths(study, count or 8),
     }
 
 
-def _report(exhibits: dict[str, Callable[[], Exhibit]], arguments: Arguments) -> int:
+def _report(exhibits: dict[str, Callable[[], Exhibit]], arguments: Arguments, part: str) -> int:
     """One page of all that apply to this model; what does not is named there with its reason."""
-    report = Report("Latent space", lead=f"{arguments.model}, on its {arguments.split} data.")
+    report = Report("Latent space", lead=f"{arguments.model}, on its {part} data.")
     missing = []
     for name, make in exhibits.items():
         try:

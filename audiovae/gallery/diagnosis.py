@@ -18,6 +18,7 @@ from audiovae.metrics.latents import (
     smoothness,
     spread,
 )
+from audiovae.models import Ladder
 from audiovae.report import Table
 from audiovae.report.pictures import draw_kl
 from audiovae.report.table import Cell
@@ -57,7 +58,7 @@ def diagnosis(study: Study) -> Exhibit:
     return exhibit
 
 
-def neighbours(study: Study, count: int = 12) -> Exhibit:
+def neighbours(study: Study, count: int = 12, temperature: float = 1.0) -> Exhibit:
     """Samples above their nearest training examples: new, or copies? Sound is compared as :func:`timeless` hears it.
 
     >>> from audiovae.gallery.study import example_study
@@ -67,7 +68,7 @@ def neighbours(study: Study, count: int = 12) -> Exhibit:
     told = None
     if study.inner.embedding is not None:
         told = study.told(study.train, torch.randint(len(study.train.x), (count,), generator=study.generator))
-    x = generate(study.model, study.draw(count), told)
+    x = generate(study.model, study.draw(count, temperature), told)
     rate, compared = study.sample_rate, (x, study.train.x, study.held_out.x[:COMPARED])
     found = novelty(*(compared if rate is None else (timeless(part, rate) for part in compared)))
     close = study.train.x[found.index]
@@ -90,8 +91,11 @@ def neighbours(study: Study, count: int = 12) -> Exhibit:
 
 
 def _information(study: Study) -> list[tuple[Cell, Cell]]:
-    """The rate and its two parts, where the posterior is a diagonal normal; over training data, to have many."""
-    if not isinstance(study.inner.bottleneck, Gaussian) or study.inner.bent:
+    """The rate and its two parts, where the posterior is a diagonal normal; over training data, to have many.
+
+    A ladder's is none: each of its groups is told what was drawn of those above.
+    """
+    if isinstance(study.inner, Ladder) or not isinstance(study.inner.bottleneck, Gaussian) or study.inner.bent:
         return []
     x, told = study.train.x[:INFORMED], study.told(study.train, slice(0, INFORMED))
     z, log_prior = sampled(study.model, x, told)

@@ -13,7 +13,7 @@ from audiovae.audio.io import read_audio
 from audiovae.bottlenecks import Gaussian
 from audiovae.checkpoint import find_checkpoint, load_model, read_description
 from audiovae.config import Config, from_dict, merge
-from audiovae.data import AudioSource, DataConfig, Source
+from audiovae.data import AudioSource, DataConfig, LatentsSource, Source
 from audiovae.errors import AudioError, CheckpointError, ConfigError, LabelError, nearest
 from audiovae.image.pictures import PartName
 from audiovae.image.sets import DigitsData
@@ -171,7 +171,7 @@ def open_study(path: Path, settings: Mapping[str, Any] | None = None, part: Part
             model.data.size not in (None, source.spec.size)):
         raise CheckpointError(f"model {path} is of {model.data}, but the data is {source.spec}: take data of its kind.")
     gender: dict[str, str] = {}
-    if isinstance(source, ImageSource):
+    if isinstance(source, ImageSource | LatentsSource):
         train, held_out = _some(source.part("train"), most, seed), _some(source.part(part), limit, seed)
     else:
         part = "valid"
