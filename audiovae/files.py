@@ -129,6 +129,15 @@ def check_folder(path: str | Path, replace: bool = False) -> Path:
     return target
 
 
+def printable(path: str | Path) -> str:
+    """A name as it can be printed: itself, unless it is not UTF-8, in which names are kept.
+
+    >>> printable(os.fsdecode(b"x\\xff.wav"))
+    'x\ufffd.wav'
+    """
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 def check_file(path: str | Path) -> Path:
     """The place of a file that :func:`atomic_file` may write; OutputError, before long work, where it may not."""
     target = _target(path)

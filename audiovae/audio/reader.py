@@ -4,7 +4,6 @@ Samples are float32 in [-1, 1] (float files may go beyond). Reading gives one ch
 or one that is chosen.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor
 from audiovae.audio.resample import Resampler
 from audiovae.audio.truncation import truncation
 from audiovae.errors import AudioError
+from audiovae.files import printable
 
 Channel = int | Literal["mix"]
 
@@ -200,7 +200,7 @@ def _opened(path: str | Path) -> Iterator[soundfile.SoundFile]:
     try:
         if not path.exists():
             raise AudioError(f"{path} is missing: check the path.")
-        if (shown := os.fsencode(path).decode("utf-8", "replace")) != str(path):
+        if (shown := printable(path)) != str(path):
             raise AudioError(f"{shown}: this name is not UTF-8, in which names are kept: rename it.")
         if path.is_dir():
             raise AudioError(f"{path} is a folder: name a recording.")

@@ -1,6 +1,5 @@
 """Writing recordings: as a stream, in constant memory, whole or not at all."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from audiovae.audio.truncation import truncation
 from audiovae.errors import AudioError, OutputError, ShapeError
-from audiovae.files import atomic_file
+from audiovae.files import atomic_file, printable
 
 # By suffix, libsndfile's container and coding; the first two hold 16-bit integers.
 FORMATS = {
@@ -64,7 +63,7 @@ class AudioWriter:
         self.clipped = 0
         if self.path.suffix.lower() not in FORMATS:
             raise OutputError(f"{path} cannot be written: its suffix is none of {', '.join(FORMATS)}.")
-        if (shown := os.fsencode(self.path).decode("utf-8", "replace")) != str(path):
+        if (shown := printable(self.path)) != str(path):
             raise OutputError(f"{shown} cannot be written: this name is not UTF-8; name another.")
         self._format, self._coding = FORMATS[self.path.suffix.lower()]
         if self._format == "OGG" and sample_rate > OGG_RATE:  # libsndfile refuses the first block, and dies in closing

@@ -1,7 +1,6 @@
 """What the commands share: reading arguments, running over many files, saying what went wrong."""
 
 import io
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from audiovae.audio.io import AUDIO_SUFFIXES
 from audiovae.errors import AudioError, AudiovaeError, ConfigError, OutputError
-from audiovae.files import Input, atomic_file, expand_inputs
+from audiovae.files import Input, atomic_file, expand_inputs, printable
 from audiovae.image.folder import SUFFIXES
 
 NAMES = {"start": "from", "stop": "to"}  # of options that are called otherwise where they are read
@@ -247,7 +246,7 @@ def report_failures(command: str, failed: Failures, total: int, output: Path | N
                 (output / "failed.tsv").unlink()
         return 0
     for path, reason in failed:
-        name = os.fsencode(path).decode("utf-8", "replace")  # not every name can be printed
+        name = printable(path)
         print(f"  {reason}" if name in reason else f"  {name}: {reason}", file=sys.stderr)
     listed = ""
     if output is not None:
