@@ -5,8 +5,9 @@ training showed them.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from audiovae.models import PriorModel
 from audiovae.report import Table
 from audiovae.shapes import Batch
 
+T = TypeVar("T")
 AT_ONCE = 16
 SMOOTHING = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 
@@ -51,6 +53,16 @@ class PriorEvaluation:
         return Table((f"{len(self.codes)} held-out", "nats a code", "bits a code", "kbit/s"), rows)
 
 
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of ``items``, evenly spread: neighbours, as of one speaker or artist, are alike.
+
+    >>> evenly("abcdef", 3), evenly("ab", 3)
+    (['a', 'c', 'e'], ['a', 'b'])
+    """
+    count = min(most, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
+
+
 @torch.no_grad()
 def evaluate_prior(model: PriorModel, source: AudioCodes | PictureCodes, split: Split = "test",
                    limit: int | None = None, progress: Callable[[int], object] | None = None) -> PriorEvaluation:
@@ -69,7 +81,7 @@ def evaluate_prior(model: PriorModel, source: AudioCodes | PictureCodes, split: 
     if not held:
         raise CorpusError(f"no {split} part to measure the prior on: name another --split.")
     if limit:
-        held = [held[i * len(held) // min(limit, len(held))] for i in range(min(limit, len(held)))]
+        held = evenly(held, limit)
     nats = []
     for index, codes in held:
         total = sum(float(model.log_prob(batch.x, batch.condition).sum()) for batch in _batches(source, index, split))

@@ -12,6 +12,7 @@ from audiovae import metrics
 from audiovae.checkpoint import load_model
 from audiovae.data import AudioSource
 from audiovae.evaluate import WHOLE, Clip, evaluate, judged, measures
+from audiovae.evaluate_priors import evenly
 from audiovae.files import json_lines
 from audiovae.level_codec import codec_of
 from audiovae.models import Autoencoder, Model
@@ -35,10 +36,9 @@ def heard(run: Path, source: AudioSource, limit: int, judges: tuple[str, ...]) -
 
 
 def clips(source: AudioSource, limit: int) -> Iterator[Clip]:
-    """The beginnings of at most ``limit`` recordings of the test part, evenly spread: it is in order of speakers."""
-    corpus, held = source.corpus, source.corpus.utterances("test")
-    count = min(limit, len(held))
-    for utterance in (held[i * len(held) // count] for i in range(count)):
+    """The beginnings of at most ``limit`` recordings of the test part, evenly spread."""
+    corpus = source.corpus
+    for utterance in evenly(corpus.utterances("test"), limit):
         wave = torch.from_numpy(corpus.audio(utterance)[..., :SECONDS * corpus.sample_rate])
         yield Clip(utterance.id, wave, corpus.sample_rate)
 

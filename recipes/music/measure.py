@@ -25,7 +25,7 @@ from audiovae.checkpoint import load_model, read_description
 from audiovae.code_data import AudioCodes, CodesData
 from audiovae.config import from_dict
 from audiovae.errors import AudiovaeError, CorpusError
-from audiovae.evaluate_priors import evaluate_prior
+from audiovae.evaluate_priors import evaluate_prior, evenly
 from audiovae.files import atomic_file
 from audiovae.generate import PriorFile, Request, Steps, draw, open_priors, open_songs
 from audiovae.level_codec import AnyCodec, open_codec
@@ -152,7 +152,7 @@ def levels(music: Music, pieces: int, seconds: float) -> Table:
                           f"{len(held)} and {pieces} were asked for: take fewer --seconds.")
     pieces = min(pieces, len(held))
     found: list[dict[int, Steps]] = []
-    for utterance in (held[i * len(held) // pieces] for i in range(pieces)):
+    for utterance in evenly(held, pieces):
         codes = music.codec.encode(torch.from_numpy(corpus.audio(utterance))[..., :samples], music.codec.sample_rate)
         found.append(dict(enumerate(codes.levels)))
     request = Request(samples)
