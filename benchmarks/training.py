@@ -7,7 +7,8 @@
 drawn by lot and binarised anew. A *VQ-VAE* has 512 codes of width 64, which follow a running mean: *small* on our
 strided convolutions (width 32, one residual block a stride, 7 x 7 codes), *large* on pythae's own residual networks
 for MNIST (width 128, 4 x 4 codes). All contenders of a case train the very same modules, or, of the VAE, the same
-layers, so that their weights are equal in number. Pictures are random, of MNIST's size.
+layers, so that their weights are equal in number; but of *small* pythae has torch's own transposed convolutions, which
+ours computes in another way. Pictures are random, of MNIST's size.
 
 *ours* is audiovae.train.train itself: the difference of a run of 20 steps and one of so many more, so that its start,
 its validation and its checkpoint, which both have, drop out. *ours, last* is the same with ``train.channels_last``,
@@ -203,6 +204,7 @@ def peer_vqvae(large: bool) -> VQVAE:
     if large:
         return VQVAE(config, Encoder_ResNet_VQVAE_MNIST(config), Decoder_ResNet_VQVAE_MNIST(config))
     network = SMALL.build(SPEC)
+    network.decoder.ups = nn.ModuleList(up.conv for up in network.decoder.ups)  # type: ignore[union-attr]
     return VQVAE(config, PeerEncoder(network.encoder, gaussian=False), PeerDecoder(network.decoder, gaussian=False))
 
 

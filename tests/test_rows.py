@@ -108,3 +108,21 @@ def test_half_precision_and_pictures_take_torchs_own():
     with torch.autocast("cpu", torch.bfloat16):
         assert not rows.fits(torch.zeros(1, 2, 3))
         assert ResidualStack(1, 4, 2, 3)(torch.zeros(1, 4, 9)).shape == (1, 4, 9)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(("channels", "outputs", "stride", "grid"),
+                         [(5, 1, 2, (3, 4)), (4, 3, 2, (6, 6)), (3, 2, 4, (1, 5))])
+def test_pictures_of_few_channels_are_spread_as_torch_does_with_first_and_second_derivatives(channels, outputs, stride,
+                                                                                              grid, last):
+    layer, x = Upsample(2, channels, outputs, stride).double(), torch.randn(2, channels, *grid, dtype=torch.float64)
+    x = x.to(memory_format=torch.channels_last if last else torch.contiguous_format).requires_grad_()
+    ours, theirs, of = layer(x), layer.conv(x), [x, *layer.parameters()]
+    assert ours.grad_fn.name() != theirs.grad_fn.name()
+    g = torch.randn_like(ours, requires_grad=True)
+    first = [torch.autograd.grad(y, of, g, create_graph=True) for y in (ours, theirs)]
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*first)
+    torch.testing.assert_close(*(torch.autograd.grad(sum(part.square().sum() for part in found), [x, layer.conv.weight,
+                                                                                                    g])
+                                 for found in first))
