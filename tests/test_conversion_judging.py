@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,9 @@ import torch
 from audiovae.audio.example import example_corpus
 from audiovae.audio.io import read_audio, write_audio
 from audiovae.checkpoint import save_model
+from audiovae.models import AutoencoderConfig
 from audiovae.models.example import voice_config, voice_model
+from audiovae.shapes import DataSpec
 
 RATE = 16000
 PITCH = {"a1": 105.0, "b1": 210.0, "a2": 120.0, "b2": 190.0, "a3": 100.0, "b3": 230.0}  # Hz; a are men, b women
@@ -26,7 +29,7 @@ def recipe() -> Iterator[SimpleNamespace]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parent.parent / "recipes/vctk_conversion"))
         yield SimpleNamespace(**{name: importlib.import_module(name)
-                                 for name in ("trials", "calibrate", "baselines", "judge", "probe")})
+                                 for name in ("trials", "calibrate", "baselines", "judge", "probe", "study")})
 
 
 def spoken(hertz: float, seconds: float, rng: np.random.Generator) -> torch.Tensor:
@@ -77,7 +80,7 @@ def by_pitch(wave: np.ndarray) -> list[float]:
     from audiovae.metrics import pitch_contour
 
     contour = pitch_contour(wave, RATE)
-    angle = np.log2(np.median(contour[contour > 0]) / 150)
+    angle = np.log2(np.median(contour[contour > 0]) / 150) if contour.any() else 0.0
     return [float(np.cos(angle)), float(np.sin(angle))]
 
 
@@ -215,6 +218,69 @@ def test_a_model_converts_the_trials(recipe, converted, tmp_path):
     less = ["--passes", "2", "--kbps", "0.2", "--systems", "zero-shot"]
     assert recipe.baselines.main([str(folder), "--model", str(model), *less]) == 0
     assert len(list((folder / "voice-zero-shot-2-0.2kbps").glob("*.wav"))) == 2
+
+
+def test_a_model_that_goes_by_names_says_the_trials_of_those_it_knows(recipe, converted, tmp_path, capsys):
+    folder, run, config = tmp_path / "trials", tmp_path / "small", AutoencoderConfig(condition_dim=4)
+    folder.mkdir()
+    run.mkdir()
+    shutil.copy(converted / "trials.jsonl", folder)
+    torch.manual_seed(0)
+    model = config.build(DataSpec(channels=1, dims=1, sample_rate=RATE, labels=("a2", "b2")))
+    for weights in model.parameters():
+        weights.data.add_(0.02 * torch.randn_like(weights))  # new, it does what it is told not yet
+    save_model(run, model, config)
+    assert recipe.baselines.main([str(folder), "--model", str(run)]) == 2
+    assert "the model was not trained on a3" in capsys.readouterr().err
+    trials = {trial.name: trial for trial in recipe.trials.read_trials(folder)}
+    made = {path.stem: read_audio(path, RATE)[0] for path in (folder / "small-named").iterdir()}
+    assert set(made) == {name for name, trial in trials.items() if trial.target in ("a2", "b2")}
+    name, other = [name for name in made if trials[name].source == trials[next(iter(made))].source][:2]
+    assert trials[name].target != trials[other].target and not torch.equal(made[name], made[other])
+    save_model(run, AutoencoderConfig().build(DataSpec(channels=1, dims=1, sample_rate=RATE)), AutoencoderConfig())
+    assert recipe.baselines.main([str(folder), "--model", str(run)]) == 2
+    assert "wants a model that hears its speakers" in capsys.readouterr().err
+
+
+def test_targets_are_told_by_as_much_as_is_asked_for(recipe, converted, tmp_path, capsys):
+    trial, told_by = recipe.trials.read_trials(converted)[0], recipe.baselines.told_by
+    few, more = (told_by(trial, seconds) for seconds in (3.0, 6.0))
+    assert few.references == more.references[:2] and len(more.references) == 4, "of 1.6 s each"
+    assert not set(more.references) & set(trial.kept) and told_by(trial, 9.0) is None
+    folder, run = tmp_path / "trials", tmp_path / "voice"
+    folder.mkdir()
+    run.mkdir()
+    (folder / "trials.jsonl").write_text((converted / "trials.jsonl").read_text().splitlines(True)[0])
+    save_model(run, voice_model(), voice_config())
+    call = [str(folder), "--model", str(run), "--systems", "zero-shot", "--seconds"]
+    assert recipe.baselines.main([*call, "3", "6"]) == 0
+    waves = [read_audio(folder / f"voice-zero-shot-{n}s" / f"{trial.name}.wav", RATE)[0] for n in (3, 6)]
+    assert not torch.equal(*waves)
+    assert recipe.baselines.main([*call, "60"]) == 2
+    assert "no target has 60 s" in capsys.readouterr().err
+    assert recipe.baselines.main([*call, "-1"]) == 2
+
+
+def test_the_study_trains_converts_and_judges_a_variant(recipe, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(recipe.calibrate.JUDGES, "verifier", lambda: by_pitch)
+    monkeypatch.delitem(recipe.calibrate.JUDGES, "opinion")
+    told = ["--data", str(example_corpus()), "--trials", str(folder), "--limit", "1", "--steps", "2",
+            "-o", str(tmp_path)]
+    call = ["remedies", "--only", "voice.toml", *told]
+    assert recipe.study.main(call) == 0
+    numbers = json.loads((tmp_path / "remedies/study.json").read_text())["voice.toml"]["0"]
+    assert {"conversions": 2, "steps": 2}.items() <= numbers.items()
+    assert {"own voice, to source", "to target", "to source", "pitch error, st"} < numbers.keys()
+    assert len(list((tmp_path / "remedies/voice-toml-0/converted-2").glob("*/*.wav"))) == 4
+    assert recipe.study.main(["models", "--only", "VQ-VAE", *told]) == 2
+    assert "none is of a speaker that it knows" in capsys.readouterr().err
+
+
+def test_the_studies_variants_fit_their_recipes_and_differ(recipe):
+    judged = recipe.study.Judged("remedies")
+    for one in recipe.study.studies(judged).values():
+        made = [sys.modules["studies"].settings(one, overrides, judged)(seed=3) for overrides in one.variants.values()]
+        assert all(a != b for i, a in enumerate(made) for b in made[:i])
 
 
 def test_the_probe_tells_speakers_by_what_differs_and_not_by_chance(recipe):

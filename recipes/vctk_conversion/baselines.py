@@ -2,6 +2,7 @@
 
     python recipes/vctk_conversion/baselines.py runs/judge
     python recipes/vctk_conversion/baselines.py runs/judge --model runs/vctk --systems zero-shot enrolled
+    python recipes/vctk_conversion/baselines.py runs/judge --model runs/small     # one that knows its speakers by name
 
 copied: the source itself. world: WORLD's vocoder (Morise et al. 2016), pitch moved to the target's mean and range, the
 spectral envelope warped to the target's formants and equalised to its mean. nearest: each log-mel frame replaced by the
@@ -10,9 +11,10 @@ what is there is not made again.
 """
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 
 import librosa
@@ -23,18 +25,22 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from trials import RATE, Trial, ended, first, read_trials
 
-from audiovae.audio.io import read_audio, write_audio
+from audiovae.audio.io import AUDIO_SUFFIXES, audio_info, read_audio, write_audio
 from audiovae.audio.resample import resample
+from audiovae.checkpoint import load_model
 from audiovae.commands.arguments import Failures, report_failures
 from audiovae.convert import PASSES, RETRIEVAL, Converter
 from audiovae.enrolment import enroll
-from audiovae.errors import AudioError, ConfigError, ShapeError, VoiceError
+from audiovae.errors import AudioError, CheckpointError, ConfigError, CorpusError, LabelError, ShapeError, VoiceError
 from audiovae.metrics import pitch_contour, pitch_moved, pitch_statistics
 from audiovae.metrics.extra import extra
 from audiovae.metrics.melody import STEP
-from audiovae.voices import Voice
+from audiovae.models import Autoencoder, ConditionEmbedding, Model
+from audiovae.shapes import Condition
+from audiovae.voices import Voice, is_voice_model
 
 Wave = NDArray[np.float64]
+System = Callable[[Trial], Wave]
 WARPS = np.exp(np.linspace(np.log(0.8), np.log(1.25), 31))  # of the frequency axis, from a child's to a large man's
 FORMANTS = 5000.0  # Hz below which envelopes are compared to find the warp
 N_FFT, HOP, MELS, ROUNDS = 1024, 200, 80, 60
@@ -106,8 +112,9 @@ def heard(path: str) -> Wave:
     return read_audio(path, RATE)[0][0].double().numpy()
 
 
-BASELINES: dict[str, Callable[[Trial], Wave]] = {"copied": copied, "world": world, "nearest": nearest}
+BASELINES: dict[str, System] = {"copied": copied, "world": world, "nearest": nearest}
 MODES = ("own", "zero-shot", "enrolled", "clear", "clear-enrolled")
+NAMED = "named"
 
 
 class ByModel:
@@ -115,8 +122,8 @@ class ByModel:
     the target's, heard in the references; in the target's, enrolled on the references; both of these as filters on the
     source."""
 
-    def __init__(self, model: str, passes: int, retrieval: float, kbps: float | None):
-        self.converter, self.passes, self.retrieval = Converter.from_pretrained(model, kbps), passes, retrieval
+    def __init__(self, model: Model, passes: int, retrieval: float, kbps: float | None):
+        self.converter, self.passes, self.retrieval = Converter(model, kbps), passes, retrieval
         self.enrolled: dict[tuple[str, ...], Voice] = {}
 
     def __call__(self, trial: Trial, mode: str) -> Wave:
@@ -140,6 +147,26 @@ class ByModel:
         return read_audio(path, self.converter.sample_rate)[0].mean(0)
 
 
+class ByName:
+    """Conversion by a model whose decoder is told a speaker of its training by name, of codes or continuous latents."""
+
+    def __init__(self, model: Model):
+        if not isinstance(model, Autoencoder) or not isinstance(model.embedding, ConditionEmbedding):
+            raise CheckpointError("conversion wants a model that hears its speakers, or one told them by name.")
+        self.model, self.rate = model.eval().requires_grad_(False), model.data.sample_rate or RATE
+
+    @torch.no_grad()
+    def __call__(self, trial: Trial) -> Wave:
+        """The target says what the latents' means, or the codes, of the whole source are."""
+        if trial.target not in self.model.data.labels:
+            raise LabelError(f"the model was not trained on {trial.target}.")
+        wave = read_audio(trial.source, self.rate)[0].mean(0)
+        x = torch.nn.functional.pad(wave, (0, -len(wave) % self.model.hop))[None, None]
+        told = Condition(torch.tensor([self.model.data.labels.index(trial.target)]))
+        said = self.model.decode(self.model.encode(x), told)[0, 0, :len(wave)]
+        return resample(said, self.rate, RATE).double().numpy()
+
+
 def level(wave: Wave, like: Wave) -> Wave:
     """As loud as the source, and nowhere clipped."""
     gain = np.sqrt((like**2).mean() / max((wave**2).mean(), 1e-12))
@@ -159,29 +186,39 @@ class Arguments:
     """Some of copied, world, nearest; with --model some of own, zero-shot, enrolled, clear, clear-enrolled (default:
     all)."""
     model: str | None = None
-    """A trained model, by name or folder; its systems are called NAME-own, NAME-zero-shot and NAME-enrolled."""
+    """A trained model, by name or folder; its systems are called NAME-own, NAME-zero-shot and so on, or, of one that is
+    told its speakers by name, NAME-named."""
     passes: int = PASSES
     """In mode codes, how many times it is said; where not as usual, the systems' names say so."""
     retrieval: float = RETRIEVAL
     """In mode codes, how far latents are drawn to the target's own; where not as usual, the systems' names say so."""
     kbps: float | None = None
     """Most kbit/s of the model's codes to use; the systems' names say so (default: all)."""
+    seconds: tuple[float, ...] = ()
+    """Of a target's recordings to convert by, in place of the trial's five; the systems' names say so. Targets that
+    have less for one of these are left out."""
     trials: int | None = None
     """How many of each condition, the first ones (default: all)."""
 
 
-def chosen(arguments: Arguments) -> dict[str, Callable[[Trial], Wave]]:
+def chosen(arguments: Arguments) -> dict[str, System]:
     """Systems by the name of their folder. ConfigError on one that is not known."""
-    model = arguments.model
-    speaker = ByModel(model, arguments.passes, arguments.retrieval, arguments.kbps) if model is not None else None
+    if arguments.model is None:
+        return _some(BASELINES, arguments, "", "")
+    model, prefix = load_model(arguments.model), f"{Path(arguments.model).name}-"
+    if not is_voice_model(model):
+        return _some({NAMED: ByName(model)}, arguments, prefix, "")
+    speaker = ByModel(model, arguments.passes, arguments.retrieval, arguments.kbps)
     modes = [mode for mode in MODES if arguments.passes == 1 or not mode.startswith("clear")]  # these filter once
-    known = {mode: partial(speaker, mode=mode) for mode in modes} if speaker is not None else BASELINES
+    suffix = f"-{arguments.passes}" if arguments.passes != PASSES else ""
+    suffix += f"-retrieval{arguments.retrieval:g}" if arguments.retrieval != RETRIEVAL else ""
+    suffix += f"-{arguments.kbps:g}kbps" if arguments.kbps else ""
+    return _some({mode: partial(speaker, mode=mode) for mode in modes}, arguments, prefix, suffix)
+
+
+def _some(known: dict[str, System], arguments: Arguments, prefix: str, suffix: str) -> dict[str, System]:
     if unknown := set(arguments.systems) - set(known):
         raise ConfigError(f"no system {', '.join(sorted(unknown))}: wanted some of {', '.join(known)}.")
-    prefix = f"{Path(model).name}-" if model else ""
-    suffix = f"-{arguments.passes}" if model and arguments.passes != PASSES else ""
-    suffix += f"-retrieval{arguments.retrieval:g}" if model and arguments.retrieval != RETRIEVAL else ""
-    suffix += f"-{arguments.kbps:g}kbps" if model and arguments.kbps else ""
     return {prefix + name + suffix: system for name, system in known.items() if name in (arguments.systems or known)}
 
 
@@ -192,22 +229,49 @@ def main(argv: list[str]) -> int:
 
 def convert_all(arguments: Arguments) -> int:
     """Every trial by every system; those that cannot be are listed at the end, and the others are done."""
-    trials = first(read_trials(arguments.folder), arguments.trials)
-    systems = chosen(arguments)
-    work = [(name, trial) for name in systems for trial in trials
-            if not (arguments.folder / name / f"{trial.name}.wav").exists()]
+    trials, systems = first(read_trials(arguments.folder), arguments.trials), chosen(arguments)
+    if arguments.seconds and not min(arguments.seconds) > 0:
+        raise ConfigError(f"--seconds wants numbers above 0, got {min(arguments.seconds):g}.")
+    trials = [trial for trial in trials if all(told_by(trial, seconds) for seconds in arguments.seconds)]
+    if not trials:
+        raise CorpusError(f"no target has {max(arguments.seconds):g} s beside what it is judged by: ask for less.")
+    work, failed, made = 0, [], []
+    for seconds in arguments.seconds or [None]:
+        named = {name + (f"-{seconds:g}s" if seconds else ""): system for name, system in systems.items()}
+        count, bad = converted(arguments.folder, named, [told_by(trial, seconds) or trial for trial in trials])
+        work, failed, made = work + count, failed + bad, made + list(named)
+    print(f"{arguments.folder}: {len(trials)} conversions each by {', '.join(made)}; {work - len(failed)} of them new.")
+    return report_failures("baselines", failed, work, None)
+
+
+def told_by(trial: Trial, seconds: float | None) -> Trial | None:
+    """The trial with ``seconds`` or a little more of the target's recordings to convert by, beside those it is judged
+    by, drawn by their names; the more begin with the fewer. None where there are not so many."""
+    if seconds is None:
+        return trial
+    references, places = [], Path(trial.references[0]).parent.iterdir()
+    others = [path for path in places if path.suffix.lower() in AUDIO_SUFFIXES and str(path) not in trial.kept]
+    for path in sorted(others, key=lambda path: blake2b(path.name.encode()).digest()):
+        references.append(str(path))
+        seconds -= audio_info(path).seconds
+        if seconds <= 0:
+            return replace(trial, references=references)
+    return None
+
+
+def converted(folder: Path, systems: dict[str, System], trials: Iterable[Trial]) -> tuple[int, Failures]:
+    """Make those conversions that are not there; how many were to be made, and which could not be."""
+    work = [(name, trial) for name in systems for trial in trials if not (folder / name / f"{trial.name}.wav").exists()]
     failed: Failures = []
     for name, trial in tqdm(work, unit="conversion", disable=None):
-        target = arguments.folder / name / f"{trial.name}.wav"
+        target = folder / name / f"{trial.name}.wav"
         try:
             made = level(systems[name](trial), heard(trial.source))
-        except (AudioError, ShapeError, VoiceError) as error:
+        except (AudioError, LabelError, ShapeError, VoiceError) as error:
             failed.append((target, str(error)))
         else:
             write_audio(target, torch.from_numpy(made).float()[None], RATE)
-    print(f"{arguments.folder}: {len(trials)} conversions each by {', '.join(systems)}; {len(work) - len(failed)} of "
-          "them new.")
-    return report_failures("baselines", failed, len(work), None)
+    return len(work), failed
 
 
 if __name__ == "__main__":
