@@ -110,8 +110,9 @@ class _ToFew(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         stride, padding = [ctx.stride] * 2, [ctx.stride // 2] * 2
-        return *torch.ops.aten.convolution_backward(gradient, x, weight, [weight.shape[1]], stride, padding, [1, 1], True,
-                                                    [0, 0], 1, ctx.needs_input_grad[:3]), None
+        found = torch.ops.aten.convolution_backward(gradient, x, weight, [weight.shape[1]], stride, padding, [1, 1],
+                                                    True, [0, 0], 1, ctx.needs_input_grad[:3])
+        return *found, None
 
 
 def _to_few(x: Tensor, weight: Tensor) -> bool:
