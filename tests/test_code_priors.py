@@ -237,6 +237,19 @@ def test_names_timing_and_text_are_heard_and_guidance_leans_to_them():
     assert torch.equal(prior.sample((6,), None, Drawing(guidance=3), dice(4)), untold)  # nothing was said
 
 
+@pytest.mark.parametrize("make", [causal, masked])
+def test_a_text_is_heard_as_it_is_alone_whatever_longer_one_it_is_batched_with(make):
+    prior = make(spec(1, 4, text=True))
+    codes = torch.randint(4, (3, 1, 6))
+    texts = [torch.tensor([[104, 105]]), torch.tensor([[108, 97, 108, 97, 108, 97]]), torch.tensor([[0]])]
+    padded = torch.cat([torch.nn.functional.pad(text, (0, 6 - text.shape[1])) for text in texts])
+    together = prior.log_prob(codes, Condition(text=padded))
+    alone = torch.cat([prior.log_prob(codes[i:i + 1], Condition(text=texts[i])) for i in range(3)])
+    torch.testing.assert_close(together, alone)
+    torch.testing.assert_close(together[2:], prior.log_prob(codes[2:]), msg="no text is none said")
+    assert not torch.allclose(together, prior.log_prob(codes, Condition(text=padded.flip(1))))
+
+
 def test_training_forgets_the_condition_as_often_as_it_was_asked():
     data = spec(1, 4, tags=("genre=A", "genre=B"))
     listener = causal(data, told=ToldConfig(dropout=0.3)).listener.train()

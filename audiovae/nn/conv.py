@@ -100,10 +100,10 @@ class _ToFew(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
-        batch, channels, *grid = x.shape
+        batch, channels, height, width = x.shape
         patches = x.permute(0, 2, 3, 1).reshape(-1, channels) @ weight.reshape(channels, -1)  # (B H W, O kernel^2)
-        patches = patches.view(batch, grid[0] * grid[1], -1).transpose(1, 2)
-        y = F.fold(patches, [stride * size for size in grid], 2 * stride, padding=stride // 2, stride=stride)
+        patches = patches.view(batch, height * width, -1).transpose(1, 2)
+        y = F.fold(patches, (stride * height, stride * width), 2 * stride, padding=stride // 2, stride=stride)
         return y.add_(bias[:, None, None])
 
     @staticmethod

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from audiovae.errors import ShapeError
 
 if TYPE_CHECKING:
-    from audiovae.nn.transformer import CrossAttention, Transformer
+    from audiovae.nn.transformer import Context, CrossAttention, Transformer
 
 Map = Callable[[Tensor], Tensor]
 
@@ -55,7 +55,7 @@ class Stepper:
     True
     """
 
-    def __init__(self, net: "Transformer", room: int, context: Tensor | None):
+    def __init__(self, net: "Transformer", room: int, context: "Context | None"):
         self.heads, self.window = net.heads, net.window
         cos, sin = net.rotary(0, room)
         self.cos = torch.stack([cos, cos, torch.ones_like(cos)])[:, :, None]  # values are not turned
@@ -101,12 +101,12 @@ def normed(norm: nn.Module, linear: nn.Module) -> Map:
     return lambda x: after(before(x))
 
 
-def crossed(norm: nn.Module, cross: "CrossAttention", context: Tensor) -> Map:
+def crossed(norm: nn.Module, cross: "CrossAttention", context: "Context") -> Map:
     """Attention to a context whose keys and values are made once."""
-    query, out, (keys, values) = normed(norm, cross.query), mapped(cross.out), cross.told(context)
+    query, out, (keys, values, there) = normed(norm, cross.query), mapped(cross.out), cross.told(context)
 
     def act(x: Tensor) -> Tensor:
         heads = query(x).view(len(x), cross.heads, 1, -1)
-        return out(F.scaled_dot_product_attention(heads, keys, values).reshape(len(x), -1))
+        return out(F.scaled_dot_product_attention(heads, keys, values, attn_mask=there).reshape(len(x), -1))
 
     return act

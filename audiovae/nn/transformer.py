@@ -6,6 +6,7 @@ to depends on the distance alone, so a layer that looks back over a ``window`` d
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -90,12 +91,20 @@ class Attention(nn.Module):
         return seen & (back < self.window) if self.window else seen
 
 
+class Context(NamedTuple):
+    """What is attended to besides, (B, N, D'), and which of it is there, (B, N) bool: of texts of several lengths."""
+
+    values: Tensor
+    there: Tensor
+
+
 class CrossAttention(nn.Module):
-    """Attention of several heads to a context, whose order it must tell by itself.
+    """Attention of several heads to what is there of a context, whose order it must tell by itself.
 
     Shapes: x (B, L, D), context (B, N, D') -> (B, L, D).
 
-    >>> CrossAttention(16, heads=2, context_dim=8)(torch.randn(3, 5, 16), torch.randn(3, 7, 8)).shape
+    >>> context = Context(torch.randn(3, 7, 8), torch.ones(3, 7, dtype=torch.bool))
+    >>> CrossAttention(16, heads=2, context_dim=8)(torch.randn(3, 5, 16), context).shape
     torch.Size([3, 5, 16])
     """
 
@@ -105,14 +114,14 @@ class CrossAttention(nn.Module):
         self.query, self.into = nn.Linear(dim, dim, bias=False), nn.Linear(context_dim, 2 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        q, (k, v) = self._parted(self.query(x)), self.told(context)
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        q, (k, v, there) = self._parted(self.query(x)), self.told(context)
+        return self.out(F.scaled_dot_product_attention(q, k, v, attn_mask=there).transpose(1, 2).flatten(2))
 
-    def told(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of a context, (B, heads, N, width of a head) each."""
-        keys, values = self.into(context).chunk(2, dim=-1)
-        return self._parted(keys), self._parted(values)
+    def told(self, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values of a context, (B, heads, N, width of a head) each, and what of it is there, (B, 1, 1, N)."""
+        keys, values = self.into(context.values).chunk(2, dim=-1)
+        return self._parted(keys), self._parted(values), context.there[:, None, None]
 
     def _parted(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -142,7 +151,7 @@ class TransformerLayer(nn.Module):
         self.perceptron, self.perceptron_norm = GatedPerceptron(dim), nn.LayerNorm(dim, bias=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], context: Tensor | None = None,
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], context: Context | None = None,
                 past: Past | None = None) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), turns, past))
         if self.cross is not None and self.cross_norm is not None and context is not None:
@@ -190,7 +199,7 @@ class Transformer(nn.Module):
         """Empty ones, for sequences of up to ``room``."""
         return Caches(len(self.layers), batch, self.heads, room, self.dim // self.heads, self.norm.weight)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, caches: Caches | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Context | None = None, caches: Caches | None = None) -> Tensor:
         """With ``caches``, what goes on from the places they hold, under the same context all along."""
         if caches is not None and x.shape[1] == 1 and not self.training and not torch.is_grad_enabled():
             caches.stepper = caches.stepper or Stepper(self, caches.room, context)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from audiovae.config import Config, Count, Decay
 from audiovae.errors import ShapeError
 from audiovae.nn.resnet import ResidualStack
+from audiovae.nn.transformer import Context
 from audiovae.shapes import Condition, DataSpec, fixed_size
 
 LETTERS = 256  # code points share rows of the table beyond as many
@@ -37,12 +38,12 @@ class ToldConfig(Config):
 class Told:
     """A condition as a network takes it.
 
-    vector : (B, D), added at every step. context : (B, N, D) to attend to, or None.
+    vector : (B, D), added at every step. context : what to attend to, (B, N, D), or None.
     along : (B or 1, L, D), added step by step, L the steps of the grid in reading order; or None.
     """
 
     vector: Tensor
-    context: Tensor | None = None
+    context: Context | None = None
     along: Tensor | None = None
 
 
@@ -160,10 +161,14 @@ class Timing(nn.Module):
 
 
 class Text(nn.Module):
-    """Code points (B, N) int64 -> (B, N, D): a letter, and where it stands; 0 is silence.
+    """Code points (B, N) int64 -> (B, N, D): a letter, and where it stands.
 
-    >>> Text(8)(torch.tensor([[104, 105, 0]])).shape
-    torch.Size([1, 3, 8])
+    0 is no letter: what follows a text that is shorter than others of its batch is not there. Where there is no text at
+    all, the first 0 is, and stands for silence.
+
+    >>> values, there = Text(8)(torch.tensor([[104, 105, 33], [104, 0, 0], [0, 0, 0]]))
+    >>> values.shape, there.sum(1)
+    (torch.Size([3, 3, 8]), tensor([3, 1, 1]))
     """
 
     def __init__(self, dim: int):
@@ -172,12 +177,14 @@ class Text(nn.Module):
         self.letters = nn.Embedding(LETTERS, dim)
         self.order = nn.Conv1d(dim, dim, 5, padding=2)
 
-    def forward(self, text: Tensor) -> Tensor:
+    def forward(self, text: Tensor) -> Context:
+        there = text != 0
+        there[:, 0] = True
         x = self.letters(text % LETTERS)
         place = torch.arange(text.shape[1], device=text.device)[:, None] / 10_000 ** (
             torch.arange(0, self.dim, 2, device=text.device) / self.dim)
-        x = x + torch.cat([place.sin(), place.cos()], dim=1)[:, : self.dim]
-        return x + self.order(x.transpose(1, 2)).transpose(1, 2)
+        x = (x + torch.cat([place.sin(), place.cos()], dim=1)[:, : self.dim]) * there[..., None]
+        return Context(x + self.order(x.transpose(1, 2)).transpose(1, 2), there)
 
 
 class Upper(nn.Module):
