@@ -22,22 +22,25 @@ from audiovae.checkpoint import find_checkpoint, load_model, read_description
 from audiovae.config import from_dict
 from audiovae.errors import CheckpointError, ConfigError, LabelError, ShapeError, nearest
 from audiovae.models import PriorModel
-from audiovae.priors import ABSENT, Drawing, Weights, check_quantizable, letters
+from audiovae.priors import ABSENT, Drawing, ToldConfig, Weights, check_quantizable, letters
 from audiovae.seeds import generator
 from audiovae.shapes import CodeLevel, CodeSpec, Condition, DataSpec
 
 Steps = NDArray[np.int64]
 SMALL = 40_000_000  # bytes of weights
+LONGEST = 1440.0  # minutes, a day: more is a slip
 
 
 @dataclass(frozen=True)
 class PriorFile:
-    """A trained prior on disk: where, what it is over, the model its run took the codes from, and its kind."""
+    """A trained prior on disk: where, what it is over, the model its run took the codes from, its kind, and what of its
+    data's names and text it listens to."""
 
     path: Path
     data: DataSpec
     trained_on: str | None
     kind: str
+    told: ToldConfig = ToldConfig()
 
     @property
     def codes(self) -> CodeSpec:
@@ -70,9 +73,10 @@ def open_priors(paths: Sequence[Path]) -> list[PriorFile]:
             kind = description.get("model", {}).get("kind")
             raise CheckpointError(f"{path} is no prior but a model of kind '{kind}': name a run whose model.kind is "
                                   "\"prior\".")
-        data = from_dict(DataSpec, description["data"], source=str(folder / "config.json"))
-        found.append(PriorFile(folder, data, description.get("experiment", {}).get("data", {}).get("model"),
-                               description["model"]["prior"]["kind"]))
+        source, model = str(folder / "config.json"), description["model"]["prior"]
+        found.append(PriorFile(folder, from_dict(DataSpec, description["data"], source=source),
+                               description.get("experiment", {}).get("data", {}).get("model"), model["kind"],
+                               from_dict(ToldConfig, model.get("told", {}), source=source)))
     found.sort(key=lambda prior: -prior.codes.level)
     for prior in found[1:]:
         if prior.codes.model != found[0].codes.model:
@@ -282,6 +286,16 @@ def check_request(priors: Sequence[PriorFile], request: Request) -> None:
     for prior in priors:
         check_names(prior, request)
         check_weights(prior, request)
+    names = any(prior.told.names and (prior.data.labels or prior.data.tags) for prior in priors)
+    text = any(prior.told.text and prior.data.text for prior in priors)
+    for asked, heard, part in ((request.tags or request.label is not None, names, "names"),
+                               (request.text, text, "text")):
+        if asked and not heard:
+            raise ConfigError(f"no prior listens to {part} (model.prior.told.{part} is false): leave them out, or "
+                              "train one that does.")
+    if any(drawing.guidance != 1 for drawing in request.drawings.values()) and not (names or text):
+        raise ConfigError("--guidance leans towards names and text that were asked for, and no prior listens to any: "
+                          "leave it at 1.")
 
 
 def check_work(priors: Sequence[PriorFile], request: Request, songs: dict[int, Steps]) -> None:

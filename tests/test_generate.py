@@ -17,13 +17,14 @@ LEVELS = (CodeLevel(10, (8, 8)), CodeLevel(40, (8,)))
 TAGS = ("genre=Blues", "genre=Waltz")
 
 
-def saved(folder, level, context, model="ff", kind=CausalConfig, **more):
+def saved(folder, level, context, model="ff", kind=CausalConfig, names=True, **more):
     """An untrained prior with weights large enough to tell its inputs apart."""
     spec = LEVELS[level]
     upper = LEVELS[level + 1].num_codes if level + 1 < len(LEVELS) else ()
     codes = CodeSpec(spec.num_codes, model, level, spec.hop, 100, upper, 4 if upper else 1)
     data = DataSpec(channels=len(spec.num_codes), dims=1, size=(context,), tags=TAGS, timing=True, codes=codes)
-    config = PriorConfig(prior=kind(dim=16, depth=1, heads=2, told=ToldConfig(upper_width=8, upper_depth=1), **more))
+    told = ToldConfig(names=names, upper_width=8, upper_depth=1)
+    config = PriorConfig(prior=kind(dim=16, depth=1, heads=2, told=told, **more))
     torch.manual_seed(level)
     network = config.build(data)
     with torch.no_grad():
@@ -151,6 +152,17 @@ def test_names_that_nobody_knows_are_refused_with_the_nearest(priors):
         Request(samples=0)
     with pytest.raises(ShapeError, match="level 1"):
         open_songs(priors, LEVELS, Request(samples=320), {1: np.full((1, 8), 9)})
+
+
+def test_what_no_prior_listens_to_is_refused(tmp_path):
+    deaf = [saved(tmp_path / "bottom", 0, 24, names=False), saved(tmp_path / "top", 1, 8, names=False)]
+    with pytest.raises(ConfigError, match="no prior listens to names"):
+        songs_of(open_priors(deaf), Request(samples=320, tags=TAGS[:1]))
+    guided = Request(samples=320, drawings={1: Drawing(guidance=3.0)})
+    with pytest.raises(ConfigError, match="guidance leans towards names"):
+        songs_of(open_priors(deaf), guided)
+    one = open_priors([deaf[0], saved(tmp_path / "hears", 1, 8)])  # the fast codes may be told the slow ones alone
+    assert songs_of(one, Request(samples=320, tags=TAGS[:1], drawings=guided.drawings))[0].shape == (1, 2, 32)
 
 
 def test_what_was_asked_is_told_without_what_changes_nothing(priors):

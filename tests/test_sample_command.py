@@ -9,10 +9,14 @@ import torch
 
 from audiovae import generate, songs
 from audiovae.audio.io import read_audio, write_audio
+from audiovae.bottlenecks import VQConfig
 from audiovae.checkpoint import fingerprint, load_model, save_model
 from audiovae.cli import main
 from audiovae.codes import Codes
-from audiovae.models import HierarchicalConfig, LevelConfig, MultiresConfig, PriorConfig
+from audiovae.codes.prior import FILE, CodePrior
+from audiovae.decoders import StridedDecoderConfig
+from audiovae.encoders import StridedEncoderConfig
+from audiovae.models import AutoencoderConfig, HierarchicalConfig, LevelConfig, MultiresConfig, PriorConfig
 from audiovae.priors import CausalConfig, ToldConfig
 from audiovae.shapes import CodeSpec, DataSpec
 
@@ -140,6 +144,27 @@ def test_a_gap_is_filled_and_lower_levels_are_drawn_anew(trained, tmp_path):
     assert sample(trained, "-o", tmp_path / "c.wav", "--upsample", tmp_path / "a.codes", "--seed", 9) == 0
     anew = Codes.load(tmp_path / "c.codes")
     assert (anew.levels[1] == before.levels[1]).all() and (anew.levels[0] != before.levels[0]).any()
+
+
+def test_codes_that_their_models_own_prior_made_small_are_gone_on_from(tmp_path):
+    size = {"strides": (4, 4, 4), "width": 8, "depth": 1}
+    config = AutoencoderConfig(encoder=StridedEncoderConfig(**size), bottleneck=VQConfig(num_codes=16, dim=8),
+                               decoder=StridedDecoderConfig(**size))
+    codec = tmp_path / "codec"
+    codec.mkdir()
+    save_model(codec, config.build(DataSpec(channels=1, dims=1, sample_rate=RATE)), config)
+    model = fingerprint(load_model(codec))
+    CodePrior.uniform((16,), model).save(codec / FILE)
+    prior = PriorConfig(prior=CausalConfig(dim=16, depth=1, heads=2))
+    data = DataSpec(channels=1, dims=1, size=(64,), codes=CodeSpec((16,), model, 0, 64, RATE))
+    (tmp_path / "top").mkdir()
+    save_model(tmp_path / "top", prior.build(data), prior, experiment={"data": {"model": str(codec)}})
+    write_audio(tmp_path / "a.wav", 0.1 * torch.randn(1, 4000), RATE)
+    assert main(["encode", str(tmp_path / "a.wav"), "-o", str(tmp_path / "a.codes"), "--model", str(codec)]) == 0
+    assert sample(tmp_path, "-o", tmp_path / "b.wav", "--prime", tmp_path / "a.codes", "--minutes", 0.02,
+                  priors=("top",)) == 0
+    before = Codes.load(tmp_path / "a.codes", CodePrior.load(codec / FILE)).levels[0]
+    assert (Codes.load(tmp_path / "b.codes").levels[0][:, :before.shape[1]] == before).all()
 
 
 def test_what_is_drawn_anew_with_the_same_seed_is_new(trained, tmp_path, capsys):

@@ -15,6 +15,7 @@ from audiovae.config import from_dict
 from audiovae.errors import CheckpointError, ConfigError
 from audiovae.files import check_folder
 from audiovae.generate import (
+    LONGEST,
     Drawing,
     PriorFile,
     Request,
@@ -48,7 +49,6 @@ from audiovae.spectrogram_samples import exhibit_of, read_recording, spectrogram
 
 OF_PICTURES = ("priors", "output", "codec", "count", "batch", "label", "temperature", "seed")
 OF_PRIORS = ("top_k", "top_p", "guidance", "weights")
-LONGEST = 1440.0  # minutes, a day: more is a slip
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ def _model_name(arguments: Arguments, priors: list[PriorFile]) -> str | Path:
 def _codec(arguments: Arguments, priors: list[PriorFile]) -> AnyCodec:
     """The model of the codes; CheckpointError where it is not to be found, or is another."""
     name = _model_name(arguments, priors)
-    codec = open_codec(name, prior=False)
+    codec = open_codec(name)
     check_model(priors, name, codec.fingerprint)
     return codec
 
