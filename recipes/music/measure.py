@@ -24,7 +24,7 @@ from audiovae.audio.waveform import mono
 from audiovae.checkpoint import load_model, read_description
 from audiovae.code_data import AudioCodes, CodesData
 from audiovae.config import from_dict
-from audiovae.errors import AudiovaeError, CorpusError
+from audiovae.errors import AudiovaeError, ConfigError, CorpusError
 from audiovae.evaluate_priors import evaluate_prior, evenly
 from audiovae.files import atomic_file
 from audiovae.generate import PriorFile, Request, Steps, draw, open_priors, open_songs
@@ -187,6 +187,9 @@ def measure(paths: tuple[Path, ...], songs: int, pieces: int, seconds: float) ->
 
 def main() -> int:
     arguments = tyro.cli(Arguments)
+    if not arguments.seconds > 0 or arguments.pieces < 2 or arguments.songs < 1:
+        raise ConfigError("wanted --seconds above 0, 2 --pieces and a --song of each genre at the least, got "
+                          f"{arguments.seconds:g}, {arguments.pieces} and {arguments.songs}.")
     start = time.perf_counter()
     found = {}
     for caption, table in measure(arguments.priors, arguments.songs, arguments.pieces, arguments.seconds):

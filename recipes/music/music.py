@@ -11,7 +11,7 @@ from pathlib import Path
 from measure import measure
 
 from audiovae.audio.io import read_audio
-from audiovae.checkpoint import find_checkpoint, load_model
+from audiovae.checkpoint import find_checkpoint, load_model, run_checkpoints
 from audiovae.errors import AudiovaeError
 from audiovae.report import Report, draw_loss
 
@@ -65,7 +65,7 @@ def train(number: int, sentence: str, run: Path, recipe: str, settings: list[obj
     say(number, f"{sentence}: {run}", done=finished(run))
     if finished(run):
         return
-    if run.exists():
+    if run_checkpoints(run):
         run_command("train", "--resume", run, *settings)
     else:
         run_command("train", ROOT / "recipes/music" / recipe, *settings, "-o", run)
