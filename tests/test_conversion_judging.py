@@ -242,6 +242,28 @@ def test_a_model_that_goes_by_names_says_the_trials_of_those_it_knows(recipe, co
     assert "wants a model that hears its speakers" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["--kbps", "0.4"], ["--passes", "2"], ["--retrieval", "0"]])
+def test_what_a_system_cannot_do_is_refused(recipe, converted, words, capsys):
+    assert recipe.baselines.main([str(converted), *words]) == 2
+    assert "want a --model that hears its speakers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", ["0", "-1"])
+def test_no_trials_are_refused(recipe, converted, count, capsys):
+    assert recipe.baselines.main([str(converted), "--trials", count]) == 2
+    assert recipe.judge.main([str(converted), "--trials", count]) == 2
+    assert capsys.readouterr().err.count("one trial of each condition at least") == 2
+
+
+def test_of_two_microphones_a_sentence_counts_once(recipe, tmp_path):
+    """Or what is converted by would be what is judged by."""
+    names = [f"p1_{n:03d}_mic{m}.flac" for n in range(3) for m in (1, 2)] + ["p1_007_mic2.flac", "p1_008.wav", "x.txt"]
+    for name in names:
+        (tmp_path / name).touch()
+    found = [path.name for path in recipe.trials.recordings_in(tmp_path)]
+    assert found == ["p1_000_mic1.flac", "p1_001_mic1.flac", "p1_002_mic1.flac", "p1_007_mic2.flac", "p1_008.wav"]
+
+
 def test_targets_are_told_by_as_much_as_is_asked_for(recipe, converted, tmp_path, capsys):
     trial, told_by = recipe.trials.read_trials(converted)[0], recipe.baselines.told_by
     few, more = (told_by(trial, seconds) for seconds in (3.0, 6.0))
@@ -259,6 +281,11 @@ def test_targets_are_told_by_as_much_as_is_asked_for(recipe, converted, tmp_path
     assert recipe.baselines.main([*call, "60"]) == 2
     assert "no target has 60 s" in capsys.readouterr().err
     assert recipe.baselines.main([*call, "-1"]) == 2
+    assert recipe.baselines.main([str(folder), "--model", str(run), "--systems", "own", "--seconds", "3"]) == 2
+    assert "no system own" in capsys.readouterr().err, "which hears no reference"
+    Path(folder / "trials.jsonl").write_text((folder / "trials.jsonl").read_text().replace("/all/", "/gone/"))
+    assert recipe.baselines.main([*call, "3"]) == 2
+    assert "is gone" in capsys.readouterr().err
 
 
 def test_the_study_trains_converts_and_judges_a_variant(recipe, folder, tmp_path, monkeypatch, capsys):
@@ -266,19 +293,21 @@ def test_the_study_trains_converts_and_judges_a_variant(recipe, folder, tmp_path
     monkeypatch.delitem(recipe.calibrate.JUDGES, "opinion")
     told = ["--data", str(example_corpus()), "--trials", str(folder), "--limit", "1", "--steps", "2",
             "-o", str(tmp_path)]
-    call = ["remedies", "--only", "voice.toml", *told]
-    assert recipe.study.main(call) == 0
+    assert recipe.study.main(["remedies", "--only", "voice.toml", *told]) == 0
     numbers = json.loads((tmp_path / "remedies/study.json").read_text())["voice.toml"]["0"]
-    assert {"conversions": 2, "steps": 2}.items() <= numbers.items()
-    assert {"own voice, to source", "to target", "to source", "pitch error, st"} < numbers.keys()
+    assert numbers["steps"] == 2 and {f"{condition}, {name}" for condition in ("seen", "unseen") for name in (
+        "own voice, to source", "to target", "to source")} < numbers.keys()
     assert len(list((tmp_path / "remedies/voice-toml-0/converted-2").glob("*/*.wav"))) == 4
-    assert recipe.study.main(["models", "--only", "VQ-VAE", *told]) == 2
-    assert "none is of a speaker that it knows" in capsys.readouterr().err
+    for words, said in ((["models"], "none of the speakers that the trials"),
+                        (["remedies", "--limit", "0"], "at least"),
+                        (["remedies", "--trials", str(tmp_path)], "make it by trials.py")):
+        assert recipe.study.main([words[0], *told, *words[1:]]) == 2
+        assert said in capsys.readouterr().err, "before it trains"
 
 
 def test_the_studies_variants_fit_their_recipes_and_differ(recipe):
     judged = recipe.study.Judged("remedies")
-    for one in recipe.study.studies(judged).values():
+    for one in recipe.study.studies(lambda *_: {}).values():
         made = [sys.modules["studies"].settings(one, overrides, judged)(seed=3) for overrides in one.variants.values()]
         assert all(a != b for i, a in enumerate(made) for b in made[:i])
 

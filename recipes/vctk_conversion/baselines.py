@@ -23,13 +23,14 @@ import torch
 import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
-from trials import RATE, Trial, ended, first, read_trials
+from trials import RATE, Trial, clear, ended, first, read_trials, recordings_in
 
-from audiovae.audio.io import AUDIO_SUFFIXES, audio_info, read_audio, write_audio
+from audiovae.audio.io import read_audio, write_audio
 from audiovae.audio.resample import resample
 from audiovae.checkpoint import load_model
+from audiovae.codec import Codec
 from audiovae.commands.arguments import Failures, report_failures
-from audiovae.convert import PASSES, RETRIEVAL, Converter
+from audiovae.convert import PASSES, RETRIEVAL, Converter, convert
 from audiovae.enrolment import enroll
 from audiovae.errors import AudioError, CheckpointError, ConfigError, CorpusError, LabelError, ShapeError, VoiceError
 from audiovae.metrics import pitch_contour, pitch_moved, pitch_statistics
@@ -115,6 +116,7 @@ def heard(path: str) -> Wave:
 BASELINES: dict[str, System] = {"copied": copied, "world": world, "nearest": nearest}
 MODES = ("own", "zero-shot", "enrolled", "clear", "clear-enrolled")
 NAMED = "named"
+UNTOLD = ("copied", "own", NAMED)  # these hear no reference
 
 
 class ByModel:
@@ -148,22 +150,26 @@ class ByModel:
 
 
 class ByName:
-    """Conversion by a model whose decoder is told a speaker of its training by name, of codes or continuous latents."""
+    """Conversion by a model whose decoder is told a speaker of its training by name: by its codes, as ``audiovae
+    convert`` does, or by the means of continuous latents."""
 
     def __init__(self, model: Model):
         if not isinstance(model, Autoencoder) or not isinstance(model.embedding, ConditionEmbedding):
             raise CheckpointError("conversion wants a model that hears its speakers, or one told them by name.")
         self.model, self.rate = model.eval().requires_grad_(False), model.data.sample_rate or RATE
+        self.codec = Codec(model) if model.bottleneck.is_discrete else None
 
     @torch.no_grad()
     def __call__(self, trial: Trial) -> Wave:
-        """The target says what the latents' means, or the codes, of the whole source are."""
         if trial.target not in self.model.data.labels:
             raise LabelError(f"the model was not trained on {trial.target}.")
         wave = read_audio(trial.source, self.rate)[0].mean(0)
-        x = torch.nn.functional.pad(wave, (0, -len(wave) % self.model.hop))[None, None]
-        told = Condition(torch.tensor([self.model.data.labels.index(trial.target)]))
-        said = self.model.decode(self.model.encode(x), told)[0, 0, :len(wave)]
+        if self.codec is not None:
+            said = convert(self.codec, wave, self.rate, trial.target)
+        else:
+            x = torch.nn.functional.pad(wave, (0, -len(wave) % self.model.hop))[None, None]
+            told = Condition(torch.tensor([self.model.data.labels.index(trial.target)]))
+            said = self.model.decode(self.model.encode(x), told)[0, 0, :len(wave)]
         return resample(said, self.rate, RATE).double().numpy()
 
 
@@ -204,22 +210,29 @@ class Arguments:
 def chosen(arguments: Arguments) -> dict[str, System]:
     """Systems by the name of their folder. ConfigError on one that is not known."""
     if arguments.model is None:
-        return _some(BASELINES, arguments, "", "")
+        return _some(BASELINES, arguments, "")
     model, prefix = load_model(arguments.model), f"{Path(arguments.model).name}-"
     if not is_voice_model(model):
-        return _some({NAMED: ByName(model)}, arguments, prefix, "")
+        return _some({NAMED: ByName(model)}, arguments, prefix)
     speaker = ByModel(model, arguments.passes, arguments.retrieval, arguments.kbps)
-    modes = [mode for mode in MODES if arguments.passes == 1 or not mode.startswith("clear")]  # these filter once
+    moved = (arguments.passes, arguments.retrieval) != (PASSES, RETRIEVAL)
+    modes = [mode for mode in MODES if not (moved and mode.startswith("clear"))]  # a filter knows neither
     suffix = f"-{arguments.passes}" if arguments.passes != PASSES else ""
     suffix += f"-retrieval{arguments.retrieval:g}" if arguments.retrieval != RETRIEVAL else ""
     suffix += f"-{arguments.kbps:g}kbps" if arguments.kbps else ""
     return _some({mode: partial(speaker, mode=mode) for mode in modes}, arguments, prefix, suffix)
 
 
-def _some(known: dict[str, System], arguments: Arguments, prefix: str, suffix: str) -> dict[str, System]:
+def _some(known: dict[str, System], arguments: Arguments, prefix: str, suffix: str | None = None) -> dict[str, System]:
+    """Those asked for; ``suffix`` says how they differ from the usual, and None that they know no other way."""
+    if suffix is None and (arguments.passes, arguments.retrieval, arguments.kbps) != (PASSES, RETRIEVAL, None):
+        raise ConfigError("--passes, --retrieval and --kbps want a --model that hears its speakers: leave them out.")
+    if arguments.seconds:
+        known = {name: system for name, system in known.items() if name not in UNTOLD}
     if unknown := set(arguments.systems) - set(known):
         raise ConfigError(f"no system {', '.join(sorted(unknown))}: wanted some of {', '.join(known)}.")
-    return {prefix + name + suffix: system for name, system in known.items() if name in (arguments.systems or known)}
+    return {prefix + name + (suffix or ""): system for name, system in known.items()
+            if name in (arguments.systems or known)}
 
 
 def main(argv: list[str]) -> int:
@@ -246,14 +259,21 @@ def convert_all(arguments: Arguments) -> int:
 
 def told_by(trial: Trial, seconds: float | None) -> Trial | None:
     """The trial with ``seconds`` or a little more of the target's recordings to convert by, beside those it is judged
-    by, drawn by their names; the more begin with the fewer. None where there are not so many."""
+    by, drawn by their names; the more begin with the fewer. None where there are not so many.
+
+    They are all in the folder of the target's name, or that of its first reference. CorpusError where that is gone.
+    """
     if seconds is None:
         return trial
-    references, places = [], Path(trial.references[0]).parent.iterdir()
-    others = [path for path in places if path.suffix.lower() in AUDIO_SUFFIXES and str(path) not in trial.kept]
-    for path in sorted(others, key=lambda path: blake2b(path.name.encode()).digest()):
-        references.append(str(path))
-        seconds -= audio_info(path).seconds
+    first = Path(trial.references[0])
+    folder = next((place for place in first.parents if place.name == trial.target), first.parent)
+    if not folder.is_dir():
+        raise CorpusError(f"{folder} is gone: list the trials anew by trials.py.")
+    others = [path for path in recordings_in(folder) if str(path) not in trial.kept]
+    references = []
+    for info in clear(sorted(others, key=lambda path: blake2b(path.name.encode()).digest())):
+        references.append(str(info.path))
+        seconds -= info.seconds
         if seconds <= 0:
             return replace(trial, references=references)
     return None

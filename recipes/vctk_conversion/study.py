@@ -11,21 +11,24 @@ again. Runs, what they converted, and numbers (study.json) lie in runs/study/NAM
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import tyro
 from baselines import NAMED, chosen, converted
 from baselines import Arguments as Conversions
 from calibrate import JUDGES, Answers, Calibration, Name, calibrated
-from judge import TO_SOURCE, WORDS, all_judged, averaged, measures
-from trials import ended, first, read_trials
+from judge import ACCEPTED, OPINION, TO_SOURCE, TO_TARGET, WORDS, all_judged, averaged
+from trials import Trial, ended, first, read_trials
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))
 from studies import Arguments, Numbers, Overrides, Source, Study, run  # noqa: E402
 
+from audiovae.audio.corpus import Corpus  # noqa: E402
 from audiovae.checkpoint import load_model  # noqa: E402
 from audiovae.errors import CorpusError  # noqa: E402
 from audiovae.files import json_lines  # noqa: E402
@@ -34,7 +37,7 @@ from audiovae.voices import is_voice_model  # noqa: E402
 BEGUN: Overrides = {"train.schedule": "cosine", "train.warmup": 0.01, "train.ema": 0.99}  # what short runs want
 SOON = {"model.bottleneck.kmeans_after": 200, "data.disguised_from": 500}
 NATS = 50 * 9 * 0.6931  # of a crop of small.toml, a second: what one codebook of 512 can say
-HEADINGS = {NAMED: "", "zero-shot": "", "own": "own voice, "}
+KEPT, OF_OWN = (TO_TARGET, TO_SOURCE, ACCEPTED, WORDS, OPINION), (TO_SOURCE, WORDS)  # of each condition
 
 
 @dataclass(frozen=True)
@@ -49,34 +52,47 @@ class Judged(Arguments):
     """Trials of each condition, the first ones."""
 
 
-def judged(run: Path, source: Source, limit: int, folder: Path, spoken: Path | None) -> Numbers:
+@dataclass(frozen=True)
+class Panel:
+    """Trials, and the judges that passed their calibration on the recordings of all of them."""
+
+    trials: list[Trial]
+    answers: Answers
+    judges: dict[Name, Calibration]
+
+
+def assembled(folder: Path, spoken: Path | None) -> Panel:
+    """The trials of a folder, and judges of which each has been asked about real recordings first."""
+    trials, answers = read_trials(folder), Answers(folder / "answers.jsonl")
+    asked = [calibrated(judge, answers, trials, spoken) for judge in JUDGES]
+    return Panel(trials, answers, {one.judge: one for one in asked if one.passed})
+
+
+def judged(run: Path, source: Source, limit: int, panel: Panel) -> Numbers:
     """What the judges say of the trials as a run converts them, means; and of the sources in their own voices.
 
-    CorpusError where one cannot be made, or there is none for it to make.
+    CorpusError where one cannot be converted, or there is none; "unjudged" counts those that a judge could not judge.
     """
     model, steps = load_model(run), max(row["step"] for row in json_lines(run / "log.jsonl"))
     by_ear, place = is_voice_model(model), run / f"converted-{steps}"
-    trials = [trial for trial in first(read_trials(folder), limit) if by_ear or trial.target in model.data.labels]
+    trials = first([trial for trial in panel.trials if by_ear or trial.target in model.data.labels], limit)
     modes = ("own", "zero-shot") if by_ear else (NAMED,)
     systems = chosen(Conversions(place, systems=modes, model=str(run)))
     _, failed = converted(place, systems, trials)
     if failed or not trials:
         raise CorpusError(f"{len(failed)} of {len(trials)} conversions by {run} failed"
                           + (f": {failed[0][1]}" if failed else "; none is of a speaker that it knows."))
-    answers, every = Answers(folder / "answers.jsonl"), read_trials(folder)
-    asked = [calibrated(judge, answers, every, spoken) for judge in JUDGES]
-    usable: dict[Name, Calibration] = {one.judge: one for one in asked if one.passed}
-    numbers: Numbers = {"conversions": len(trials)}
-    for system, mode in zip(systems, modes, strict=True):
-        rows = all_judged(place, [system], trials, answers, usable)
-        for name in [TO_SOURCE, WORDS] if mode == "own" else measures(rows):
-            if (mean := averaged(rows, name)) is not None:
-                numbers[HEADINGS[mode] + name] = mean.mean
+    rows = all_judged(place, list(systems), trials, panel.answers, panel.judges)
+    numbers: Numbers = {"unjudged": sum(bool(row["failed"]) for row in rows)}
+    for (system, mode), condition in product(zip(systems, modes, strict=True), ("seen", "unseen")):
+        its = [row for row in rows if (row["system"], row["condition"]) == (system, condition)]
+        for name in OF_OWN if mode == "own" else KEPT:
+            if (mean := averaged(its, name)) is not None:
+                numbers[f"{condition}, {'own voice, ' if mode == 'own' else ''}{name}"] = mean.mean
     return numbers | {"steps": steps}
 
 
-def studies(arguments: Judged) -> dict[str, Study]:
-    measure = partial(judged, folder=arguments.trials, spoken=arguments.spoken)
+def studies(measure: Callable[[Path, Source, int], Numbers]) -> dict[str, Study]:
     voice, small = BEGUN | SOON, BEGUN
     return {
         "remedies": Study(HERE / "voice.toml", {
@@ -98,9 +114,20 @@ def studies(arguments: Judged) -> dict[str, Study]:
     }
 
 
+def begin(arguments: Judged) -> int:
+    """What the end wants is looked at first: training takes long."""
+    panel = assembled(arguments.trials, arguments.spoken)
+    first(panel.trials, arguments.limit)
+    if arguments.study == "models" and arguments.data is not None:
+        known = Corpus.open(arguments.data).speakers
+        if not any(trial.target in known for trial in panel.trials):
+            raise CorpusError(f"{arguments.data} has none of the speakers that the trials are to be converted to.")
+    return run(studies(partial(judged, panel=panel)), arguments)
+
+
 def main(argv: list[str]) -> int:
     arguments = tyro.cli(Judged, args=argv, description=__doc__)
-    return ended("study", lambda: run(studies(arguments), arguments))
+    return ended("study", lambda: begin(arguments))
 
 
 if __name__ == "__main__":

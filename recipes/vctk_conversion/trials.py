@@ -10,7 +10,7 @@ converts to SYSTEM/TRIAL.wav beside it.
 import json
 import string
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from itertools import cycle, islice
@@ -21,8 +21,9 @@ import numpy as np
 import tyro
 
 from audiovae.audio.io import AUDIO_SUFFIXES, audio_info, read_audio, write_audio
+from audiovae.audio.reader import AudioInfo
 from audiovae.audio.splits import read_split_table
-from audiovae.errors import AudiovaeError, CorpusError
+from audiovae.errors import AudiovaeError, ConfigError, CorpusError
 from audiovae.files import atomic_file
 
 RATE = 16000  # Hz
@@ -75,7 +76,9 @@ def read_trials(folder: Path) -> list[Trial]:
 
 
 def first(trials: Sequence[Trial], count: int | None) -> list[Trial]:
-    """The first ``count`` of each condition, all where it is None."""
+    """The first ``count`` of each condition, all where it is None; ConfigError where that is none."""
+    if count is not None and count < 1:
+        raise ConfigError(f"wanted one trial of each condition at least, got {count}.")
     conditions = dict.fromkeys(trial.condition for trial in trials)
     return [trial for name in conditions for trial in [one for one in trials if one.condition == name][:count]]
 
@@ -110,10 +113,23 @@ def people(folder: Path, patterns: tuple[str, ...], known: dict[str, tuple[str, 
         for place in sorted(folder.glob(pattern), key=lambda path: blake2b(path.name.encode()).digest()):
             name = place.name
             sex, age = known.get(name) or known.get(name.lstrip(string.ascii_letters)) or ("?", None)
-            recordings = tuple(sorted(p for p in place.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES))
+            recordings = tuple(recordings_in(place))
             if recordings and (age is None or age >= ADULT):
                 found.setdefault(name, Person(name, sex, age, recordings))
     return list(found.values())
+
+
+def recordings_in(folder: Path) -> list[Path]:
+    """A speaker's, each sentence once, in order."""
+    return one_microphone(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+
+
+def one_microphone(recordings: Iterable[Path]) -> list[Path]:
+    """In order, each sentence once: of VCTK 0.92's microphones, NAME_mic1 and NAME_mic2, the first that is there."""
+    by_sentence: dict[Path, Path] = {}
+    for path in sorted(recordings):
+        by_sentence.setdefault(path.with_name(path.stem.removesuffix("_mic1").removesuffix("_mic2")), path)
+    return list(by_sentence.values())
 
 
 def alternating(group: list[Person]) -> Iterator[Person]:
@@ -134,14 +150,18 @@ def in_pairs(group: list[Person]) -> Iterator[Person]:
 
 def shared(person: Person) -> tuple[list[str], list[str]] | None:
     """Recordings of a target to convert by and to judge by, about equally long; None where there are too few."""
-    infos = [audio_info(path) for path in person.recordings]
-    usable = [info for info in infos if SHORTEST <= info.seconds <= LONGEST and not info.silent]
-    usable = sorted(usable, key=lambda info: -info.seconds)
+    usable = sorted(clear(person.recordings), key=lambda info: -info.seconds)
     references = usable[:2 * REFERENCES:2]
     kept = [info for info in usable if info not in references][:KEPT]
     if len(references) < REFERENCES or len(kept) < REFERENCES:
         return None
     return [str(info.path.resolve()) for info in references], [str(info.path.resolve()) for info in kept]
+
+
+def clear(recordings: Iterable[Path]) -> list[AudioInfo]:
+    """Those of a length that says something of a voice, and not silent."""
+    infos = (audio_info(path) for path in recordings)
+    return [info for info in infos if SHORTEST <= info.seconds <= LONGEST and not info.silent]
 
 
 def spoken(person: Person, out: Path) -> tuple[str, list[str]]:
