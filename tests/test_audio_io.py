@@ -74,7 +74,7 @@ def bad_files(folder: Path) -> dict[str, str]:
         samples = noise(1.0)
         samples[12_000] = value
         write(folder / f"{name}.wav", samples, subtype="FLOAT")
-    for suffix in ("wav", "flac", "ogg", "mp3", "aiff", "caf"):
+    for suffix in ("wav", "flac", "ogg", "mp3", "aiff", "caf", "w64", "rf64", "au", "nist"):
         whole = write(folder / f"cut.{suffix}", noise(2.0)).read_bytes()
         (folder / f"cut.{suffix}").write_bytes(whole[: len(whole) * 6 // 10])
     (folder / "riff.wav").write_bytes(b"RIFF\x00\x10\x00\x00WAVEfmt \x10\x00\x00\x00")
@@ -90,7 +90,8 @@ def bad_files(folder: Path) -> dict[str, str]:
         "nan.wav": "NaN or infinite sample at 0.750 s",
         "inf.wav": "NaN or infinite sample at 0.750 s",
         "riff.wav": "truncated",
-        **{f"cut.{suffix}": "truncated" for suffix in ("wav", "flac", "ogg", "mp3", "aiff", "caf")},
+        **{f"cut.{suffix}": "truncated" for suffix in ("wav", "flac", "ogg", "mp3", "aiff", "caf", "w64", "rf64", "au",
+                                                       "nist")},
     }
 
 
@@ -103,7 +104,7 @@ def test_every_bad_file_is_an_audio_error_of_one_line(tmp_path, capfd):
     assert capfd.readouterr() == ("", ""), "no decoder talks to the terminal"
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff", "w64", "rf64", "au", "nist"])
 def test_every_cut_of_a_file_is_noticed(tmp_path, suffix):
     whole = write(tmp_path / f"whole.{suffix}", noise(1.0)).read_bytes()
     path = tmp_path / f"cut.{suffix}"

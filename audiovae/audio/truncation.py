@@ -1,10 +1,11 @@
 """Files cut short: what a recording's own container says of its length, against what is there.
 
-libsndfile quietly reads the rest of a WAV, AIFF or Ogg file that was cut off in a download, and lets an
-MP3 decoder print to the terminal. So these containers are looked at before it opens them; the others
-(FLAC, CAF) it refuses by itself.
+libsndfile quietly reads the rest of a WAV (RF64 and W64 too), AIFF, AU, NIST SPHERE or Ogg file that was cut off in a
+download, and lets an MP3 decoder print to the terminal. So these containers are looked at before it opens them; the
+others (FLAC, CAF) it refuses by itself.
 """
 
+import math
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +16,7 @@ _OGG_PAGE_MAX = 65_307  # bytes: 27 of header, 255 segment lengths, 255 segments
 
 
 def truncation(path: Path) -> str:
-    """What is missing at the end of a WAV, AIFF, Ogg or MP3 file; empty if nothing is, or none can know.
+    """What is missing at the end of a file of one of these kinds; empty if nothing is, or none can know.
 
     An MP3 file says its length only in a Xing or Info header, which constant rate files may lack.
 
@@ -25,8 +26,15 @@ def truncation(path: Path) -> str:
     size = path.stat().st_size
     with open(path, "rb") as file:
         magic = file.read(12)
-        if magic[:4] in (b"RIFF", b"RIFX", b"FORM") and magic[8:] in (b"WAVE", b"AIFF", b"AIFC"):
-            return _chunks(file, size, "<" if magic[:4] == b"RIFF" else ">")
+        if magic[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM") and magic[8:] in (b"WAVE", b"AIFF", b"AIFC"):
+            return _chunks(file, size, "<" if magic[:4] in (b"RIFF", b"RF64") else ">")
+        if magic[:4] == b"riff":
+            return _w64(file, size)
+        if magic[:4] == b".snd":
+            start, length = struct.unpack(">2I", magic[4:])
+            return _lacking(start + length - size) if length < _UNKNOWN_LENGTH else ""
+        if magic[:7] == b"NIST_1A":
+            return _sphere(file, size)
         if magic[:4] == b"OggS":
             return _ogg(file, size)
         if magic[:3] == b"ID3" or (magic[:1] == b"\xff" and magic[1:2] >= b"\xe0"):
@@ -36,14 +44,46 @@ def truncation(path: Path) -> str:
 
 def _chunks(file: BinaryIO, size: int, order: str) -> str:
     """Walk the chunks (4 letters, 4 bytes of length, content padded to even) to the one of the samples."""
-    at = 12
+    at, long = 12, None
     while at + 8 <= size:
         file.seek(at)
         name, length = struct.unpack(f"{order}4sI", file.read(8))
+        if name == b"ds64":  # of RF64: 64 bits for lengths that 32 do not hold (EBU Tech 3306, section 3.4)
+            long = int.from_bytes(file.read(16)[8:], "little")
         if name in (b"data", b"SSND"):
+            length = long if long is not None and length == 0xFFFFFFFF else length
+            if long is not None:
+                return _lacking(at + 8 + length - size)
             return _lacking(at + 8 + length - size) if length < _UNKNOWN_LENGTH else ""
         at += 8 + length + length % 2
     return "it ends before its samples begin"
+
+
+def _w64(file: BinaryIO, size: int) -> str:
+    """Chunks named by 16 bytes, with 64 bits of length, their own 24 bytes counted, from places divisible by 8."""
+    at = 40
+    while at + 24 <= size:
+        file.seek(at)
+        name, length = struct.unpack("<16sQ", file.read(24))
+        if name[:4] == b"data":
+            return _lacking(at + length - size)
+        at += max(24, length + -length % 8)
+    return "it ends before its samples begin"
+
+
+def _sphere(file: BinaryIO, size: int) -> str:
+    """A header of lines: how long it is, and what a file of plain samples holds."""
+    file.seek(8)
+    start = file.read(8).strip()
+    if not start.isdigit():
+        return ""
+    file.seek(0)
+    lines = (line.split(maxsplit=2) for line in file.read(int(start)).decode("ascii", "replace").splitlines())
+    facts = {line[0]: line[2] for line in lines if len(line) == 3}
+    counts = [facts.get(name, "") for name in ("sample_count", "sample_n_bytes", "channel_count")]
+    if "," in facts.get("sample_coding", "") or not all(count.isdigit() for count in counts):  # compressed, or unsaid
+        return ""
+    return _lacking(int(start) + math.prod(map(int, counts)) - size)
 
 
 def _ogg(file: BinaryIO, size: int) -> str:
