@@ -245,6 +245,15 @@ def test_pickles_are_refused_and_never_run(tmp_path):
         Codes.load(tmp_path / "b.npz")
 
 
+def test_an_archive_that_claims_to_be_locked_is_one_line(tmp_path):
+    random_codes().export(path := tmp_path / "a.npz")
+    content = bytearray(path.read_bytes())
+    content[content.find(b"PK\1\2") + 8] ^= 1  # the bit that says "encrypted", as a disk may flip it
+    path.write_bytes(content)
+    with pytest.raises(CodeFileError, match="no codes of audiovae, or damaged"):
+        Codes.load(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\3\4", b"PK\3\4" + bytes(99), b"RIFF....WAVE", b"hello\n"])
 def test_what_is_no_code_file_is_said_to_be_none(tmp_path, content):
     (path := tmp_path / "x").write_bytes(content)

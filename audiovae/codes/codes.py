@@ -19,7 +19,7 @@ from audiovae.errors import CodeFileError, OutputError, ShapeError
 from audiovae.files import atomic_file, reason
 
 ZIP = b"PK\x03\x04"
-_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, EOFError, OSError, NotImplementedError,
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, EOFError, OSError, RuntimeError,
                zipfile.BadZipFile, zlib.error)  # what numpy says of an .npz that is damaged or not ours
 
 
