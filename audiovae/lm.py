@@ -18,6 +18,7 @@ from torch import Tensor
 from audiovae.codes import CodeHeader, CodePrior, Codes
 from audiovae.errors import CodeFileError, ConfigError, ShapeError
 from audiovae.files import expand_inputs
+from audiovae.shards import Row
 
 TABLE = "metadata.tsv"
 
@@ -180,11 +181,12 @@ class Batch(NamedTuple):
 
 
 class Utterances:
-    """The codes of a folder of code files, or of Codes, all of one model; read again at every pass, one at a time.
+    """The codes of a folder of code files, read again at every pass, or of Codes or rows of shards; of one model.
 
     The text of ``a.codes`` is that of ``a.txt`` beside it, its speaker the label in the file. A ``metadata.tsv`` in
     the folder, with a first line ``file<tab>speaker<tab>text`` and files named below the folder, goes before both.
-    Files coded with a prior that does not come with audiovae want that ``prior``, :attr:`Codec.prior`.
+    Files coded with a prior that does not come with audiovae want that ``prior``, :attr:`Codec.prior`. Rows of
+    :func:`audiovae.shards.read_shards` bring speaker and text along.
 
     Raises CodeFileError on codes of another model than the first, or of several levels; ConfigError on such a table
     that lacks a column; AudioError on a folder without code files.
@@ -197,11 +199,11 @@ class Utterances:
     (torch.Size([2, 2, 7]), tensor([7, 5]), ('anna', 'anna'))
     """
 
-    def __init__(self, source: str | Path | Iterable[Codes], prior: CodePrior | None = None):
+    def __init__(self, source: str | Path | Iterable[Codes | Row], prior: CodePrior | None = None):
         self.prior = prior
         if isinstance(source, str | Path):
             found = expand_inputs([source], (".codes", ".npz"))
-            self.items: Sequence[tuple[Path, Path] | Codes] = [(item.path, item.relative) for item in found]
+            self.items: Sequence[tuple[Path, Path] | Codes | Row] = [(item.path, item.relative) for item in found]
             self.table = _table(Path(source) / TABLE)
         else:
             self.items, self.table = list(source), {}
@@ -243,6 +245,8 @@ class Utterances:
         item = self.items[place]
         if isinstance(item, Codes):
             return item, item.label, None
+        if isinstance(item, Row):
+            return item.to_codes(), item.speaker or item.label, item.text
         path, relative = item
         codes, beside = Codes.load(path, self.prior), path.with_suffix(".txt")
         text = beside.read_text("utf-8", "replace").strip() if beside.is_file() else None

@@ -13,9 +13,10 @@ from test_codec import build
 from test_codes import random_codes
 
 from audiovae.codec import Codec
-from audiovae.codes import CodeHeader
+from audiovae.codes import CodeHeader, Codes
 from audiovae.errors import AudioError, CodeFileError, ConfigError, ShapeError
 from audiovae.lm import Utterances, Vocabulary
+from audiovae.shards import Row
 
 RECIPE = Path(__file__).parent.parent / "recipes/speech_lm/train_lm.py"
 
@@ -132,6 +133,19 @@ def test_batches_hold_every_utterance_once_with_its_length_speaker_and_text(fold
     assert len(orders) > 1
     for batch in utterances.batches(vocabulary, 3, seed=5, steps=8):
         assert batch.lengths.tolist() == [{"anna": 8, None: 8, "carl": 1}[s] + 3 for s in batch.speakers]
+
+
+def test_rows_of_shards_bring_speaker_and_text_along(folder):
+    rows = []
+    for path in sorted(folder.rglob("*.codes")):
+        codes, header = Codes.load(path), Codes.load(path).header
+        rows.append(Row(path.stem, path.name, f"of {path.stem}", "Said so.", header.sample_rate, codes.num_samples,
+                        header.hops[0], header.num_codes[0], header.fingerprint, None, None, 0, 0,
+                        codes.levels[0].astype(np.uint16)))
+    plain, rowed = Utterances(folder), Utterances(rows)
+    assert len(plain) == len(rowed) == 3
+    for ours, theirs in zip(rowed, plain, strict=True):
+        assert np.array_equal(ours.codes, theirs.codes) and ours.text == "Said so." and ours.speaker.startswith("of ")
 
 
 def test_a_table_goes_before_text_and_label(folder):
