@@ -285,8 +285,11 @@ def below(folder: str | Path) -> Iterator[Path]:
     """
     seen: set[str] = set()
     for root, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
-        seen.add(os.path.realpath(root))
-        folders[:] = sorted(name for name in folders if os.path.realpath(os.path.join(root, name)) not in seen)
+        if (real := os.path.realpath(root)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
         yield from (Path(root, name) for name in files if not name.startswith("."))  # half-written, or of macOS
 
 

@@ -181,3 +181,8 @@ def test_linked_folders_are_entered_and_loops_of_links_end(tmp_path):
     (near / "itself").symlink_to(near)
     (far / "back").symlink_to(near)
     assert sorted(path.relative_to(near).as_posix() for path in below(near)) == ["b.wav", "linked/anna/a.wav"]
+    (near / "m").mkdir()
+    (near / "m/c.wav").touch()
+    for name in ("k", "n"):
+        (near / name).symlink_to(near / "m")
+    assert sorted(path.name for path in below(near)) == ["a.wav", "b.wav", "c.wav"], "by whatever way, once"
