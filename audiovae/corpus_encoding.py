@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from audiovae.audio.layouts import LayoutName, list_corpus, read_text
+from audiovae.audio.reader import length_said
 from audiovae.codec import BEAM
 from audiovae.codes import CodeHeader, CodeReader, Codes
 from audiovae.errors import AudioError, AudiovaeError, CodeFileError, CorpusError, OutputError
@@ -25,6 +26,8 @@ from audiovae.nn.bfloat16 import Precision
 from audiovae.parallel import ahead
 from audiovae.shards import Row
 from audiovae.transcode import Recording, encode_pieces, write_codes
+
+TENTH = 0.1  # s by which a head and what is decoded may differ: not every format knows its length to the sample
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,8 @@ class Wanted(Protocol):
 def is_encoded(source: Path, target: Path, settings: Wanted) -> bool:
     """Whether ``target`` holds, whole, what these settings make of ``source``, which is not newer.
 
-    A .npy does not say what made it, and no code file which channel. Raises OutputError where target is source.
+    A .npy does not say what made it, and no code file which channel. Raises OutputError where target is source, and
+    where it is of a recording that lasts longer or less long: of one of the same name in another folder.
     """
     try:
         if target.samefile(source):
@@ -183,12 +187,30 @@ def is_encoded(source: Path, target: Path, settings: Wanted) -> bool:
             return False
         if target.suffix == ".codes":
             with CodeReader(target, settings.codec().prior) as reader:
-                return settings.fit(reader.header)
-        return target.suffix == ".npz" and settings.fit(Codes.load(target).header)
+                return settings.fit(reader.header) and _lasts(source, target, reader.num_samples, reader.header)
+        if target.suffix != ".npz":
+            return False
+        codes = Codes.load(target)
+        return settings.fit(codes.header) and _lasts(source, target, codes.num_samples, codes.header)
     except OutputError:
         raise
     except (OSError, CodeFileError):
         return False
+
+
+def _lasts(source: Path, target: Path, num_samples: int, header: CodeHeader) -> bool:
+    """True where a recording may have so many samples; OutputError where it has not."""
+    its, seconds = num_samples / header.sample_rate, None if header.canvas is not None else length_said(source)
+    if seconds is not None and abs(seconds - its) > TENTH:
+        raise OutputError(f"{target} holds the codes of another recording, of {its:.2f} s, where {source} lasts "
+                          f"{seconds:.2f} s: name another output, or --overwrite.")
+    return True
+
+
+def is_row_of_another(job: Job, facts: dict[str, Any]) -> bool:
+    """Whether a row is of another recording than ``job``'s, which has not changed since the row was written."""
+    size, changed = source_version(job.path)
+    return (facts["source_bytes"], facts["source_mtime_ns"]) != (size, changed) and changed < facts["written_ns"]
 
 
 def is_row_current(job: Job, facts: dict[str, Any], settings: Settings) -> bool:

@@ -161,11 +161,12 @@ class ShardWriter:
                 os.close(self._lock)
 
     def done(self) -> dict[str, dict[str, Any]]:
-        """The facts of every row there is, by id."""
+        """The facts of every row there is, by id, and ``written_ns``, when its shard was."""
         found: dict[str, dict[str, Any]] = {}
         for path in shard_paths(self.folder, self.format):
             with _intact(path):
-                found |= {facts["id"]: facts for facts in self.format.facts(path)}
+                written = {"written_ns": path.stat().st_mtime_ns}
+                found |= {facts["id"]: facts | written for facts in self.format.facts(path)}
         return found
 
     def remove(self, ids: set[str]) -> None:

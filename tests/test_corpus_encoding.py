@@ -1,9 +1,11 @@
 """Encoding a corpus: killed and started again nothing is lost and nothing done twice, whatever the format."""
 
+import json
 import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from audiovae.audio.io import read_audio
 from audiovae.checkpoint import save_model
 from audiovae.cli import main
 from audiovae.codec import Codec
-from audiovae.codes import CodePrior, Codes
+from audiovae.codes import CodePrior, Codes, CodeWriter
 from audiovae.codes.prior import FILE
 from audiovae.corpus_encoding import Settings, is_encoded
 from audiovae.engines import run_local
@@ -172,6 +174,57 @@ def test_what_is_no_longer_right_is_encoded_anew(encode, encoded, model, tmp_pat
     assert len(again()) == 5, "codes that are for another voice"
     assert [len(again("--format", "npz")), len(again("--format", "npz"))] == [5, 0]
     assert [len(again("--format", "npy")), len(again("--format", "npy"))] == [5, 5], "it does not say what made it"
+
+
+@pytest.mark.parametrize("format", ["codes", "npz", "parquet", "webdataset"])
+def test_another_folder_of_the_same_names_is_not_taken_for_the_first(format, encode, tmp_path):
+    first, second, out = lay(tmp_path / "a", 2), lay(tmp_path / "b", 2, seconds=0.5), tmp_path / "out"
+    how = ("-o", out, "--format", format)
+    assert encode(first, *how)[0] == 0
+    before = versions(out, "[!.]*.*")
+    code, said = encode(second, *how)
+    assert (code == 2 and "another recording" in said.err) or "other recordings" in said.err
+    assert {path: its for path, its in versions(out, "[!.]*.*").items() if path.name != "failed.tsv"} == before
+    code, said = encode(second, *how, "--overwrite")
+    assert code == 0 and "2 files encoded" in said.out
+
+
+def test_several_are_not_encoded_to_one_file(encode, corpus, tmp_path):
+    code, said = encode(corpus / "anna/000.wav", tmp_path / "missing.wav", "-o", tmp_path / "x.codes")
+    assert code == 2 and "is one file, but several" in said.err and not list(tmp_path.iterdir())
+
+
+def test_a_file_is_as_large_as_inspect_and_evaluate_say(model, corpus, tmp_path, capsys):
+    """With the prior that lies beside the model, and for inspect however it was cut into packets."""
+    shutil.copytree(model, mine := tmp_path / "model")
+    codec = Codec.from_pretrained(mine)
+    CodePrior.uniform(codec.num_codes, codec.fingerprint).save(mine / FILE)
+    source, target = corpus / "anna/000.wav", tmp_path / "x.codes"
+    assert main(["encode", str(source), "-o", str(target), "--model", str(mine), "--speaker", "anna"]) == 0
+    kbps = 8 * target.stat().st_size / 1000  # of a second
+    assert main(["evaluate", str(source), "--model", str(mine), "-o", str(tmp_path)]) == 0
+    row, = json.loads((tmp_path / "evaluation.json").read_text())["recordings"]
+    codes = Codes.load(target, CodePrior.load(mine / FILE))
+    without = replace(codes, prior=None).kbps
+    assert abs(row["code file, kbit/s"] - kbps) < 0.1 * abs(without - kbps), "or the speaker's name is another"
+    with CodeWriter(target, codes.header) as writer:
+        for step in range(codes.levels[0].shape[1]):
+            writer.write([codes.levels[0][:, step:step + 1]])
+            writer.flush()
+        writer.finish(codes.num_samples)
+    assert 8 * target.stat().st_size / 1000 > 2 * kbps
+    capsys.readouterr()
+    assert main(["inspect", str(target)]) == 0
+    assert f"{8 * target.stat().st_size / 1000:.2f} kbit/s as stored" in capsys.readouterr().out
+
+
+def test_evaluate_draws_as_many_of_a_folder_as_it_is_asked_for(model, corpus, tmp_path):
+    drawn = []
+    for seed in ("0", "0", "1"):
+        assert main(["evaluate", str(corpus), "--model", str(model), "--limit", "2", "--seed", seed, "-o",
+                     str(tmp_path)]) == 0
+        drawn.append([row["name"] for row in json.loads((tmp_path / "evaluation.json").read_text())["recordings"]])
+    assert drawn[0] == drawn[1] != drawn[2] and len(drawn[0]) == 2
 
 
 def test_codes_of_another_model_are_not_taken_for_ours(model, tmp_path, corpus):

@@ -56,6 +56,19 @@ class AudioInfo:
         return self.peak < SILENCE
 
 
+def length_said(path: str | Path) -> float | None:
+    """Seconds that the head of a recording says it lasts; None where that cannot be read. AudioError is for others.
+
+    >>> length_said("missing.wav") is None
+    True
+    """
+    try:
+        info = soundfile.info(str(path))
+    except (RuntimeError, OSError):
+        return None
+    return info.frames / info.samplerate
+
+
 def audio_info(path: str | Path) -> AudioInfo:
     """Read a recording from end to end and say what it holds; silence is no error here.
 

@@ -145,8 +145,7 @@ def outputs(found: list[Input], output: Path | None, suffix: str, tag: str = "")
     single = len(found) == 1 and found[0].relative == Path(found[0].path.name) and not tag
     if single and (output.suffix in WRITTEN or (output.suffix and not found[0].found)) and not output.is_dir():
         return [output]
-    if output.is_file() or (output.suffix in WRITTEN and not output.is_dir()):
-        raise OutputError(f"{output} is one file, but several are to be written: name a folder.")
+    check_folder_for_several(output)
     return [output / name for name in names]
 
 
@@ -177,9 +176,8 @@ def over_files(command: str, inputs: tuple[str, ...], output: Path | None, suffi
     if not found and not failed:
         raise ConfigError(f"{command} found nothing but its own work, such as {named[0].path}: name a file to have it "
                           "taken all the same.")
-    one_file = output is not None and output.suffix in WRITTEN and not output.is_dir()
-    if len(found) + len(failed) > 1 and one_file:
-        raise OutputError(f"{output} is one file, but several are to be written: name a folder.")
+    if len(found) + len(failed) > 1:
+        check_folder_for_several(output)
     targets_of = targets(found, output, suffix, tags) if found else {}
     read = {place for path in (*(item.path for item in found), *kept) if (place := _place(path))}
 
@@ -198,7 +196,17 @@ def over_files(command: str, inputs: tuple[str, ...], output: Path | None, suffi
         before = f"; {passed} left out, the work of {command} before" if passed else ""
         each = f", each {len(tags)} times," if len(tags) > 1 else ""
         print(f"{len(said)} of {len(found) + len(failed)} files written{each} {where}{before}.")
-    return report_failures(command, failed + bad, len(found) + len(failed), None if one_file else output)
+    return report_failures(command, failed + bad, len(found) + len(failed), None if _one_file(output) else output)
+
+
+def _one_file(output: Path | None) -> bool:
+    return output is not None and (output.is_file() or (output.suffix in WRITTEN and not output.is_dir()))
+
+
+def check_folder_for_several(output: Path | None) -> None:
+    """OutputError where ``output`` is named as one file."""
+    if _one_file(output):
+        raise OutputError(f"{output} is one file, but several are to be written: name a folder.")
 
 
 def _place(path: Path) -> tuple[int, int] | None:

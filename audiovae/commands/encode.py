@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tqdm import tqdm
@@ -19,6 +19,7 @@ from audiovae.commands.arguments import (
     AUDIO,
     PICTURES,
     Failures,
+    check_folder_for_several,
     check_pipes,
     find,
     over_files,
@@ -27,9 +28,9 @@ from audiovae.commands.arguments import (
     report_failures,
     targets,
 )
-from audiovae.corpus_encoding import Done, Job, Settings, encode_jobs, is_row_current, who_says_what
+from audiovae.corpus_encoding import Done, Job, Settings, encode_jobs, is_row_current, is_row_of_another, who_says_what
 from audiovae.engines import run_local, run_ray
-from audiovae.errors import ConfigError
+from audiovae.errors import ConfigError, OutputError
 from audiovae.files import Input
 from audiovae.level_codec import AnyCodec
 from audiovae.nn.bfloat16 import Precision
@@ -232,6 +233,7 @@ def _to_files(arguments: Arguments, suffixes: tuple[str, ...], process: Callable
     found, failed = find(arguments.inputs, suffixes)
     if len(found) + len(failed) == 1:
         return over_files("encode", arguments.inputs, output, suffix, suffixes, process)
+    check_folder_for_several(output)
     targets_of = targets(found, output, suffix)
     jobs = [Job(item.path, item.relative, targets_of[item.path][0]) for item in found]
     tally = Tally(timed=suffixes == AUDIO)
@@ -257,6 +259,8 @@ def _to_shards(arguments: Arguments, settings: Settings) -> int:
         current = {job.id for job in jobs if job.id in there and is_row_current(job, there[job.id], settings)}
         tally = Tally(len(current))
         todo = [job for job in jobs if job.id not in current]
+        if not settings.overwrite:
+            _check_rows(output, todo, there)
         writer.remove({job.id for job in todo} & there.keys())  # first out, then in anew: never twice
         running = _run(arguments, partial(encode_jobs, settings), todo)
         for done in tqdm(running, total=len(todo), unit="file", disable=None):
@@ -265,6 +269,14 @@ def _to_shards(arguments: Arguments, settings: Settings) -> int:
                 writer.add(done.row)
     print(tally.sentence(len(failed), f"to shards in {output}"))
     return report_failures("encode", failed + tally.failed, len(jobs) + len(failed), output)
+
+
+def _check_rows(output: Path, jobs: list[Job], there: dict[str, dict[str, Any]]) -> None:
+    """OutputError where rows that are to be written anew are of other recordings."""
+    others = [job for job in jobs if job.id in there and job.path.exists() and is_row_of_another(job, there[job.id])]
+    if others:
+        raise OutputError(f"{output} holds {len(others)} rows of other recordings under the same names, such as "
+                          f"'{others[0].id}', which is not of {others[0].path}: name another output, or --overwrite.")
 
 
 def _described(arguments: Arguments, found: list[Input]) -> list[Job]:

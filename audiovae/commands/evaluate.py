@@ -2,11 +2,11 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +16,9 @@ from tqdm import tqdm
 
 from audiovae.audio.corpus import Corpus
 from audiovae.checkpoint import find_checkpoint, load_model, read_description
+from audiovae.codec import Codec
 from audiovae.codes import Codes
+from audiovae.codes.prior import find_prior
 from audiovae.commands.arguments import AUDIO, Failures, find, parse, report_failures, split_settings
 from audiovae.convert import Converter
 from audiovae.errors import AudiovaeError, ConfigError, CorpusError, OutputError, VoiceError
@@ -27,6 +29,8 @@ from audiovae.priors import Weights
 from audiovae.report import Report, Table, draw_codes, draw_spectrograms, draw_usage
 from audiovae.transcode import Recording
 from audiovae.voices import is_voice_model
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,8 @@ class Arguments:
     split: Literal["train", "valid", "test"] = "test"
     """Part of a corpus, or of a set of pictures, to measure on."""
     limit: int | None = None
-    """Most recordings of a corpus (default 100), or pictures (default all), to take, drawn at random; 0 for all."""
+    """Most recordings of a corpus (default 100), recordings otherwise or pictures (default all) to take, drawn at
+    random; 0 for all."""
     listen: int = 4
     """How many recordings to put into the page."""
     samples: int = 500
@@ -107,6 +112,9 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"a model of audio is measured on the recordings named, not on --{next(iter(settings))}.")
     converter = Converter(model) if is_voice_model(model) else None
     codec = converter.codec if converter is not None else codec_of(model)
+    if isinstance(codec, Codec) and (prior := find_prior(arguments.model)) is not None:
+        prior.check(codec.fingerprint, (codec.num_codes,))
+        codec.prior = prior  # as `audiovae encode` takes it: a file is as small
     codecs: dict[str, AnyCodec] = {"": codec}
     if isinstance(codec, MultiresCodec):
         codecs = {f"level {n}": codec.at(n) for n in codec.levels}
@@ -119,7 +127,10 @@ def main(argv: list[str]) -> int:
             heard.append(Heard(clip, source, {name: estimate}))
 
     found, failed = find(arguments.inputs, AUDIO, whole=_is_corpus)
-    items = [clip for item in found for clip in (_drawn(item.path, arguments) if _is_corpus(item.path) else [item])]
+    recordings = [item for item in found if not _is_corpus(item.path)]
+    some = set(map(id, _some(recordings, arguments.limit or 0, arguments.seed)))
+    items = [clip for item in found if _is_corpus(item.path) or id(item) in some
+             for clip in (_drawn(item.path, arguments) if _is_corpus(item.path) else [item])]
     total = len(items) + len(failed)
     clips = (clip for item in tqdm(items, unit="file", disable=None) if (clip := _opened(item, codec, failed, total)))
     if converter is not None:
@@ -162,11 +173,14 @@ def _drawn(folder: Path, arguments: Arguments) -> Iterator[Clip]:
     utterances = corpus.utterances(arguments.split)
     if not utterances:
         raise CorpusError(f"corpus {folder} has no {arguments.split} part; name another --split.")
-    limit = 100 if arguments.limit is None else arguments.limit
-    order = np.random.default_rng(arguments.seed).permutation(len(utterances))
-    for index in sorted(order[:limit or len(order)]):
-        utterance = utterances[index]
+    for utterance in _some(utterances, 100 if arguments.limit is None else arguments.limit, arguments.seed):
         yield Clip(utterance.id, torch.from_numpy(corpus.audio(utterance)), corpus.sample_rate, utterance.speaker)
+
+
+def _some(items: Sequence[Item], limit: int, seed: int) -> list[Item]:
+    """At most ``limit`` of them, drawn at random, in order; all for 0."""
+    order = np.random.default_rng(seed).permutation(len(items))
+    return [items[index] for index in sorted(order[:limit or len(order)])]
 
 
 def _opened(item: Input | Clip, codec: AnyCodec, failed: Failures, total: int) -> Clip | None:

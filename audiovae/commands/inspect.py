@@ -70,7 +70,8 @@ def audio_lines(path: Path) -> Iterator[str]:
 
 def code_lines(path: Path, prior: CodePrior | None = None) -> Iterator[str]:
     codes = Codes.load(path, prior)
-    yield f"{path}: {_picture(codes, codes.canvas) if codes.canvas is not None else _recording(codes)}"
+    bits = 8 * path.stat().st_size
+    yield f"{path}: {_picture(codes, codes.canvas, bits) if codes.canvas is not None else _recording(codes, bits)}"
     yield f"  model       {codes.fingerprint}"
     count = sum(level.size for level in codes.levels)
     nominal = codes.nominal_bits / count
@@ -90,16 +91,17 @@ def code_lines(path: Path, prior: CodePrior | None = None) -> Iterator[str]:
                    f"perplexity {perplexity(counts):.1f}")
 
 
-def _recording(codes: Codes) -> str:
-    return (f"codes of {codes.seconds:.2f} s at {codes.sample_rate} Hz, {codes.kbps:.2f} kbit/s as stored, "
+def _recording(codes: Codes, bits: int) -> str:
+    kbps = bits / codes.seconds / 1000
+    return (f"codes of {codes.seconds:.2f} s at {codes.sample_rate} Hz, {kbps:.2f} kbit/s as stored, "
             f"{codes.nominal_kbps:.2f} without entropy coding")
 
 
-def _picture(codes: Codes, canvas: Canvas) -> str:
+def _picture(codes: Codes, canvas: Canvas, stored: int) -> str:
     """Height and width first, then bits of the whole file and of the codes in it, each also by pixel."""
     values = canvas.pixels * codes.channels * math.log2(canvas.values)
     told = ", ".join(f"{bits:.0f} bits {how} ({bits / canvas.pixels:.2f} a pixel)" for bits, how in (
-        (codes.bits, "as stored"), (codes.nominal_bits, "of codes without entropy coding"), (values, "of values")))
+        (stored, "as stored"), (codes.nominal_bits, "of codes without entropy coding"), (values, "of values")))
     return f"codes of a picture of {in_sides(canvas.size)}, {told}"
 
 
