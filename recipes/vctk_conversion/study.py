@@ -21,7 +21,7 @@ import tyro
 from baselines import NAMED, chosen, converted
 from baselines import Arguments as Conversions
 from calibrate import JUDGES, Answers, Calibration, Name, calibrated
-from judge import ACCEPTED, OPINION, TO_SOURCE, TO_TARGET, WORDS, all_judged, averaged
+from judge import ACCEPTED, OPINION, TO_SOURCE, TO_TARGET, WORDS, all_judged, averaged, by
 from trials import Trial, ended, first, read_trials
 
 HERE = Path(__file__).parent
@@ -37,7 +37,7 @@ from audiovae.voices import is_voice_model  # noqa: E402
 BEGUN: Overrides = {"train.schedule": "cosine", "train.warmup": 0.01, "train.ema": 0.99}  # what short runs want
 SOON = {"model.bottleneck.kmeans_after": 200, "data.disguised_from": 500}
 NATS = 50 * 9 * 0.6931  # of a crop of small.toml, a second: what one codebook of 512 can say
-KEPT, OF_OWN = (TO_TARGET, TO_SOURCE, ACCEPTED, WORDS, OPINION), (TO_SOURCE, WORDS)  # of each condition
+KEPT, OF_OWN = (TO_TARGET, TO_SOURCE, ACCEPTED, WORDS, OPINION), (TO_SOURCE, WORDS)
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,12 @@ def judged(run: Path, source: Source, limit: int, panel: Panel) -> Numbers:
                           + (f": {failed[0][1]}" if failed else "; none is of a speaker that it knows."))
     rows = all_judged(place, list(systems), trials, panel.answers, panel.judges)
     numbers: Numbers = {"unjudged": sum(bool(row["failed"]) for row in rows)}
-    for (system, mode), condition in product(zip(systems, modes, strict=True), ("seen", "unseen")):
-        its = [row for row in rows if (row["system"], row["condition"]) == (system, condition)]
-        for name in OF_OWN if mode == "own" else KEPT:
-            if (mean := averaged(its, name)) is not None:
-                numbers[f"{condition}, {'own voice, ' if mode == 'own' else ''}{name}"] = mean.mean
+    for system, mode in zip(systems, modes, strict=True):
+        its = [row for row in rows if row["system"] == system]
+        groups = {"own voice": its} if mode == "own" else by(its, lambda row: row["condition"])
+        for group, name in product(groups, OF_OWN if mode == "own" else KEPT):
+            if (mean := averaged(groups[group], name)) is not None:
+                numbers[f"{group}, {name}"] = mean.mean
     return numbers | {"steps": steps}
 
 
