@@ -255,6 +255,15 @@ def test_no_trials_are_refused(recipe, converted, count, capsys):
     assert capsys.readouterr().err.count("one trial of each condition at least") == 2
 
 
+def test_recordings_in_which_nobody_speaks_tell_nothing_of_a_voice(recipe, tmp_path):
+    """Prompts of silence lie among those of some voices, with noise above that which counts as silent."""
+    dice = np.random.default_rng(0)
+    write_audio(tmp_path / "said.wav", spoken(120.0, 2.0, dice), RATE)
+    write_audio(tmp_path / "silence.wav", torch.from_numpy(3e-3 * dice.standard_normal((1, 2 * RATE))).float(), RATE)
+    found = recipe.trials.clear(recipe.trials.recordings_in(tmp_path))
+    assert [info.path.name for info in found] == ["said.wav"]
+
+
 def test_of_two_microphones_a_sentence_counts_once(recipe, tmp_path):
     """Or what is converted by would be what is judged by."""
     names = [f"p1_{n:03d}_mic{m}.flac" for n in range(3) for m in (1, 2)] + ["p1_007_mic2.flac", "p1_008.wav", "x.txt"]

@@ -102,7 +102,10 @@ class Answers:
             if judge not in self._judges:
                 self._judges[judge] = JUDGES[judge]()
             wave = read_audio(recording, RATE)[0][0].numpy()
-            self._known[key] = self._judges[judge](CHANGES[change](wave))
+            try:
+                self._known[key] = self._judges[judge](CHANGES[change](wave))
+            except AudioError as error:
+                raise AudioError(f"{recording}: {error}") from None
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(("\n" if self._torn() else "") + json.dumps([key, self._known[key]]) + "\n")
         return self._known[key]

@@ -21,6 +21,7 @@ import numpy as np
 import tyro
 
 from audiovae.audio.io import AUDIO_SUFFIXES, audio_info, read_audio, write_audio
+from audiovae.audio.pitch import prosody
 from audiovae.audio.reader import AudioInfo
 from audiovae.audio.splits import read_split_table
 from audiovae.errors import AudiovaeError, ConfigError, CorpusError
@@ -29,6 +30,8 @@ from audiovae.files import atomic_file
 RATE = 16000  # Hz
 REFERENCES, KEPT = 5, 10  # recordings of a target to convert by, and others to judge by
 LONGEST, SHORTEST = 15.0, 1.5  # s of a recording of a target
+VOICED = 0.3  # s with a pitch in it, at least
+FRAME = RATE // 100
 ADULT = 18  # years
 
 
@@ -159,9 +162,15 @@ def shared(person: Person) -> tuple[list[str], list[str]] | None:
 
 
 def clear(recordings: Iterable[Path]) -> list[AudioInfo]:
-    """Those of a length that says something of a voice, and not silent."""
+    """Those of a length that says something of a voice, and in which somebody speaks."""
     infos = (audio_info(path) for path in recordings)
-    return [info for info in infos if SHORTEST <= info.seconds <= LONGEST and not info.silent]
+    return [info for info in infos if SHORTEST <= info.seconds <= LONGEST and voiced(info.path) >= VOICED]
+
+
+def voiced(path: Path) -> float:
+    """Seconds of a recording that have a pitch: a prompt of silence has none, whatever its noise."""
+    wave, _ = read_audio(path, RATE)
+    return float(prosody(wave[0], RATE, FRAME).voiced.sum()) * FRAME / RATE
 
 
 def spoken(person: Person, out: Path) -> tuple[str, list[str]]:
