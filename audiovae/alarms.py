@@ -22,7 +22,8 @@ def collapse_alarm(numbers: Mapping[str, float], step: int) -> str | None:
     units, nats = _of_levels(numbers, "active_units"), _of_levels(numbers, "kl")
     silent = sorted(level for level, count in units.items() if (nats[level] < SILENT if level in nats else count == 0))
     if units and (len(silent) == len(units) or numbers["rate"] < RATE):
-        weaker = "a lower objective.rate.beta" if numbers.get("beta", 1.0) > 1 else "a weaker decoder"
+        heavy = numbers.get("beta", 1.0) > 1
+        weaker = "a lower objective.rate.beta, or gamma where that weighs the rate" if heavy else "a weaker decoder"
         return (f"the latent has collapsed (rate {numbers['rate']:.2g} nats, {sum(units.values()):.0f} active units): "
                 f"try objective.rate.kind free_bits, linear or constant_rate, train.encoder_steps, or {weaker}.")
     if silent:

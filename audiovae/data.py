@@ -89,7 +89,7 @@ class LatentsSource:
         model = load_model(config.model)
         if not isinstance(model, Autoencoder) or model.bottleneck.is_discrete:
             raise ConfigError(f"data.model {config.model} has no continuous latent: name a VAE or an autoencoder.")
-        if (model.data.channels, model.data.size) != (self.inner.spec.channels, self.inner.spec.size):
+        if any(getattr(model.data, name) != getattr(self.inner.spec, name) for name in ("channels", "size", "levels")):
             raise ConfigError(f"data.model {config.model} was trained on {model.data}, but data.data has "
                               f"{self.inner.spec}.")
         if config.temperature and model.bent:

@@ -208,6 +208,9 @@ def _notes(model: Model, output: Output, samples: int) -> list[str]:
         notes.append("No likelihood by importance weights: the latent has no density to weigh it by.")
     if output.latents and _draws(model):
         notes.append("No reconstruction error: an autoregressive decoder draws, it gives no mean.")
+    if is_told(model):
+        notes.append("Measured with each example's own label told, so of p(x | label): a model that is not told it is "
+                     "measured by p(x), and has as much more to say as the label is worth.")
     return notes
 
 

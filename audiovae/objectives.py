@@ -123,6 +123,9 @@ class Objective(nn.Module):
         each = log_prob.mean(1) if count > 1 else log_prob  # (B, 1) has the same mean as (B,)
         distortion = -(each if output.weights is None else (output.weights * log_prob).sum(1)).mean()
         terms = _losses(output.latents)
+        if self.criteria and output.weights is not None:
+            raise ConfigError("objective: criteria compare one reconstruction an example, and the semi-supervised "
+                              "model has one for each label: leave objective.criteria out.")
         if self.criteria:
             estimate = likelihood.mean(output.params)
             terms |= {name: criterion(estimate, every) for name, criterion in self.criteria.items()}
@@ -142,7 +145,8 @@ class Objective(nn.Module):
         loss = Loss(total, distortion.detach(), rate, terms={n: v.detach() for n, v in terms.items()},
                     stats=_stats(output.latents))
         loss.stats["beta"] = partial(rate.new_tensor, self.rate_control.weight(progress))
-        if self.distortion_weight == 1 and not self.criteria and all(map(_has_rate, output.latents)):
+        bypassed = any(bool(z.stats.get("bypass", 0)) for z in output.latents)  # no codes yet, so no rate of any
+        if self.distortion_weight == 1 and not self.criteria and all(map(_has_rate, output.latents)) and not bypassed:
             loss.dims, loss.iwae = dims, iwae.detach() if iwae is not None else None
         return loss
 

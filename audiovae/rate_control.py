@@ -128,6 +128,7 @@ class FreeBits(RateControl):
         self.nats, self.per = nats, per
 
     def forward(self, latents: Sequence[Latent], progress: float) -> Tensor:
+        _check_some(latents, "free_bits")
         rates = [self._groups(latent).clamp(min=self.nats).sum() for latent in latents]
         return self.weight(progress) * torch.stack(rates).sum()
 
@@ -140,6 +141,12 @@ class FreeBits(RateControl):
                               "the Gaussian; this one's is constant: take kind 'constant'.")
         mean = latent.rate_map.mean(0)
         return {"element": mean, "channel": mean.flatten(1).sum(1), "level": mean.sum()}[self.per]
+
+
+def _check_some(latents: Sequence[Latent], kind: str) -> None:
+    if not latents:
+        raise ConfigError(f"rate control '{kind}' wants a model with a latent, and this one has none: take kind "
+                          "'constant'.")
 
 
 class Target(RateControl):
@@ -183,6 +190,7 @@ class TotalCorrelation(RateControl):
     """
 
     def forward(self, latents: Sequence[Latent], progress: float) -> Tensor:
+        _check_some(latents, "total_correlation")
         extra = [total_correlation(latent) for latent in latents] if self.beta != 1 else [torch.zeros(())]
         return sum_of_levels(latents) + (self.beta - 1) * torch.stack(extra).sum()
 

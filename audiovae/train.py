@@ -142,6 +142,9 @@ def build_rival(experiment: Experiment, model: Model, device: torch.device) -> R
     if not isinstance(model, Autoencoder) or model.decoder.autoregressive:
         raise ConfigError("adversary wants an autoencoder whose decoder gives the reconstruction in one pass: leave "
                           "the table [adversary] out.")
+    if experiment.objective.samples > 1:
+        raise ConfigError("adversary judges one reconstruction an example: set objective.samples to 1, or leave the "
+                          "table [adversary] out.")
     adversary = config.build(model.data).to(device)
     groups = [{"params": list(adversary.parameters()), "lr": config.lr, "base_lr": config.lr}]
     optimizer = torch.optim.AdamW(groups, fused=True, betas=config.betas, weight_decay=experiment.train.weight_decay)

@@ -358,3 +358,8 @@ def test_an_adversary_wants_a_reconstruction_of_one_pass(tmp_path):
                                         "adversary": {"kind": "patch"}, "train": {"steps": 1}})
     with pytest.raises(ConfigError, match="in one pass"):
         train(experiment, tmp_path / "run")
+    several = from_dict(Experiment, {"data": {"kind": "digits"}, "adversary": {"kind": "patch"}, "train": {"steps": 1},
+                                     "objective": {"samples": 2}, "model": {
+        "encoder": {"kind": "mlp"}, "decoder": {"kind": "mlp"}, "bottleneck": {"kind": "gaussian", "dim": 2}}})
+    with pytest.raises(ConfigError, match=r"one reconstruction an example: set objective\.samples to 1"):
+        train(several, tmp_path / "run")

@@ -198,6 +198,8 @@ def test_a_run_is_trained_measured_and_shown(tmp_path, capsys, monkeypatch):
         assert main(["evaluate", "--model", str(run), *wrong]) == 2
         assert part in capsys.readouterr().err
     for wrong, part in ((["sample", str(run), "--temperature", "nan"], "--temperature wants 0 or more"),
+                        (["sample", str(run), "--codec", "none"], "--codec is not for pictures"),
+                        (["train", "--resume", str(run)], "leave the TOML file and --output out"),
                         (["latents", "traverse", "--model", str(run), "--temperature", "0.2"], "action traverse")):
         assert main([*wrong, "-o", str(tmp_path / "none")]) == 2
         assert part in capsys.readouterr().err and not (tmp_path / "none").exists()

@@ -9,6 +9,9 @@ from safetensors.torch import load, save
 
 from audiovae.bottlenecks import GroupedConfig, RVQConfig, VQConfig
 from audiovae.bottlenecks.codebook import SMOOTHING, Codebook
+from audiovae.likelihoods import Gaussian
+from audiovae.objectives import ObjectiveConfig
+from audiovae.shapes import Output
 
 VQ = VQConfig(num_codes=64, dim=8)
 
@@ -153,6 +156,8 @@ def test_until_k_means_vectors_pass_unquantized_and_are_collected():
         h = torch.randn(8, 8, 128)
         latent = vq(h)
         assert torch.equal(latent.z, h) and latent.stats["bypass"] == 1 and latent.losses["commitment"] == 0
+        loss = ObjectiveConfig().build(None)(Output((latent,), params=h), h, Gaussian(), progress=0.0)
+        assert "elbo" not in loss.numbers(), "what passes has no code, and no length of any"
         assert torch.equal(vq.books[0].vectors, first)
         assert len(vq.collected) == (step + 1) * -(-32 * 64 // 3)
     latent = vq(torch.randn(8, 8, 128))

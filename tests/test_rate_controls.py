@@ -253,6 +253,13 @@ def test_geco_goes_on_from_what_it_saved():
     assert all(map(torch.equal, first.buffers(), second.buffers()))
 
 
+@pytest.mark.parametrize("kind", ["free_bits", "total_correlation"])
+def test_a_model_without_a_latent_has_no_rate_to_control(kind):
+    control = from_dict(RateControlConfig, {"kind": kind, "beta": 2.0}).build()  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="wants a model with a latent"):
+        control([], progress=0.0)
+
+
 @pytest.mark.parametrize(("values", "words"), [
     ({"kind": "geco", "speed": 0.0}, "speed above 0"),
     ({"kind": "constant_rate", "nats": -1.0}, "rate of at least 0 nats"),

@@ -156,6 +156,17 @@ def test_what_cannot_be_semi_supervised_is_said():
         small_model()(torch.rand(1, 1, 8, 8), samples=2)
 
 
+def test_what_does_not_weigh_labels_is_refused_and_what_has_no_rate_has_no_bound():
+    x, sparse = torch.zeros(2, 1, 4, 4), small_model(bottleneck={"kind": "identity", "dim": 2})
+    loss = ObjectiveConfig().build(None)(sparse(x), x, sparse.likelihood, 0.0)
+    assert loss.dims is None, "z is given, not drawn: no bound"
+    model, objective = small_model(), from_dict(ObjectiveConfig, {"criteria": [{"kind": "sample_l2"}]}).build(None)
+    with pytest.raises(ConfigError, match="one for each label"):
+        objective(model(x), x, model.likelihood, 0.0)
+    with pytest.raises(ConfigError, match="calibrated scale fits them all alike"):
+        small_model(likelihood={"kind": "gaussian", "scale": "calibrated"})
+
+
 def test_latents_of_a_trained_model_are_data_of_their_own(tmp_path):
     """M1 + M2: the second model learns from the first one's draws, and is judged on its means."""
     autoencoder = {"encoder": SMALL, "decoder": SMALL, "bottleneck": {"kind": "gaussian", "dim": 5},
@@ -170,6 +181,9 @@ def test_latents_of_a_trained_model_are_data_of_their_own(tmp_path):
     train(second, tmp_path / "m2")
     assert load_model(tmp_path / "m2").data.size == (5,)
 
+    other = replace(second.data, data=replace(second.data.data, binarize="threshold"))
+    with pytest.raises(ConfigError, match="was trained on"):
+        other.build(seed=0)
     source = second.data.build(seed=0)
     pictures, m1 = source.inner.part("test"), load_model(tmp_path / "m1")
     mean, log_variance = m1.encode(pictures.x).chunk(2, dim=1)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from audiovae.checkpoint import find_checkpoint, load_model, read_description
 from audiovae.config import Config, from_dict, merge
 from audiovae.data import DataConfig, LatentsSource, Source, binarized
-from audiovae.errors import ConfigError, ShapeError
+from audiovae.errors import ConfigError, LabelError, ShapeError
 from audiovae.evaluate_images import PictureEvaluation, evaluate_pictures, score_generated, told
 from audiovae.files import atomic_file, json_lines
 from audiovae.gallery import Exhibit, Study, depths, interpolation, plane, samples, traversal
@@ -199,7 +199,7 @@ def _exhibits(asked: "Arguments", model: Model, source: Source, batch: Batch) ->
     train = held_out(source, "train", 10_000, asked.seed) if isinstance(source, ImageSource) else source.batch(0)
     study = Study(model.requires_grad_(False), train, batch, asked.split, generator=generator)
     for make in (depths, samples, partial(interpolation, batch=batch), traversal, plane):
-        with suppress(ConfigError):  # a plane of one dimension, say
+        with suppress(ConfigError, LabelError, ShapeError):  # a plane of one dimension, latents that are opposite
             yield make(study)
 
 

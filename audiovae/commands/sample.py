@@ -175,7 +175,8 @@ def _is_prior(path: Path) -> bool:
 def _pictures(arguments: Arguments, priors: list[PriorFile] | None) -> int:
     """Pictures by their priors, or by a model's own."""
     if priors is None:
-        _check_taken(arguments, {*OF_PICTURES, "reject"}, "pictures of a model without priors over its codes")
+        _check_taken(arguments, {*OF_PICTURES, "reject"} - {"codec"}, "pictures of a model without priors over its "
+                     "codes")
     else:
         _check_taken(arguments, {*OF_PICTURES, *OF_PRIORS, "reject"}, "pictures")
     check_folder(arguments.output)

@@ -49,6 +49,9 @@ def main(argv: list[str]) -> int:
     if arguments.level is not None:
         settings["train.level"] = str(arguments.level)
     if arguments.resume is not None:
+        if arguments.config is not None or arguments.output is not None:
+            raise ConfigError("--resume goes on with a run's own settings, in its own folder: leave the TOML file and "
+                              "--output out.")
         folder = arguments.resume
         values = merge(resumed_experiment(folder), settings)
         experiment = from_dict(Experiment, values, source=f"run {folder}")

@@ -104,7 +104,8 @@ class SemiSupervised(nn.Module):
         cross_entropy = F.cross_entropy(logits, label.clamp(min=0), reduction="none") * known
         told = Latent(z=logits, rate=cost, losses={"classification": cross_entropy.mean()}, log_ratio=cost,
                       stats={"labelled": known.float().mean()})
-        summed = Latent(z=z.z, rate=rate, stats=z.stats, losses=z.losses, log_ratio=rate)
+        summed = Latent(z=z.z, rate=rate, stats=z.stats, losses=z.losses,
+                        log_ratio=None if z.log_ratio is None else rate)
         return Output((summed, told), output.params, weights)
 
     def _warming(self, log_chance: Tensor) -> Tensor:
@@ -164,6 +165,9 @@ class SemiSupervisedConfig(Config):
         if not (self.autoencoder.condition_dim and self.autoencoder.condition_encoder):
             raise ConfigError("model 'semi_supervised' tells encoder and decoder the label: set condition_dim and "
                               "condition_encoder of model.autoencoder.")
+        if getattr(self.autoencoder.likelihood, "scale", None) == "calibrated":
+            raise ConfigError("model 'semi_supervised' weighs a decoding for each label, and a calibrated scale fits "
+                              "them all alike: take model.autoencoder.likelihood.scale fixed, global or predicted.")
         if self.autoencoder.label_adversary:
             raise ConfigError("model 'semi_supervised' tells the autoencoder every label of an example in turn, so "
                               "that none is its own: leave model.autoencoder.label_adversary out.")
