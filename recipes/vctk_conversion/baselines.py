@@ -245,13 +245,16 @@ def convert_all(arguments: Arguments) -> int:
     trials, systems = first(read_trials(arguments.folder), arguments.trials), chosen(arguments)
     if arguments.seconds and not min(arguments.seconds) > 0:
         raise ConfigError(f"--seconds wants numbers above 0, got {min(arguments.seconds):g}.")
-    trials = [trial for trial in trials if all(told_by(trial, seconds) for seconds in arguments.seconds)]
+    lengths = sorted(arguments.seconds, reverse=True) or [None]  # who has the most has the others
+    told: dict[float | None, list[Trial]] = {}
+    for seconds in lengths:
+        trials = told[seconds] = [its for trial in trials if (its := told_by(trial, seconds))]
     if not trials:
         raise CorpusError(f"no target has {max(arguments.seconds):g} s beside what it is judged by: ask for less.")
     work, failed, made = 0, [], []
-    for seconds in arguments.seconds or [None]:
+    for seconds in reversed(lengths):
         named = {name + (f"-{seconds:g}s" if seconds else ""): system for name, system in systems.items()}
-        count, bad = converted(arguments.folder, named, [told_by(trial, seconds) or trial for trial in trials])
+        count, bad = converted(arguments.folder, named, told[seconds])
         work, failed, made = work + count, failed + bad, made + list(named)
     print(f"{arguments.folder}: {len(trials)} conversions each by {', '.join(made)}; {work - len(failed)} of them new.")
     return report_failures("baselines", failed, work, None)

@@ -161,10 +161,10 @@ def shared(person: Person) -> tuple[list[str], list[str]] | None:
     return [str(info.path.resolve()) for info in references], [str(info.path.resolve()) for info in kept]
 
 
-def clear(recordings: Iterable[Path]) -> list[AudioInfo]:
-    """Those of a length that says something of a voice, and in which somebody speaks."""
+def clear(recordings: Iterable[Path]) -> Iterator[AudioInfo]:
+    """Those of a length that says something of a voice, and in which somebody speaks, each looked at when it is due."""
     infos = (audio_info(path) for path in recordings)
-    return [info for info in infos if SHORTEST <= info.seconds <= LONGEST and voiced(info.path) >= VOICED]
+    return (info for info in infos if SHORTEST <= info.seconds <= LONGEST and voiced(info.path) >= VOICED)
 
 
 def voiced(path: Path) -> float:
