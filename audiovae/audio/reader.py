@@ -57,7 +57,7 @@ class AudioInfo:
 
 
 def length_said(path: str | Path) -> float | None:
-    """Seconds that the head of a recording says it lasts; None where that cannot be read. AudioError is for others.
+    """Seconds that the head of a recording says it lasts; None where it cannot be read, which whoever reads it tells.
 
     >>> length_said("missing.wav") is None
     True

@@ -92,8 +92,8 @@ class Upsample(nn.Module):
 class _ToFew(torch.autograd.Function):
     """Transposed convolution of pictures to a channel or three, as one matrix product and a sum of its patches.
 
-    The processor's own fills its registers with output channels, which are few here: at 32 channels to 1 of 28 x 28
-    pixels it takes five times as long. Its backward pass has no such trouble, and is used as it is.
+    torch's own takes five times as long on a processor (32 channels to 1 of 28 x 28 pixels). Its backward pass does
+    not, and is used as it is.
     """
 
     @staticmethod
