@@ -15,6 +15,7 @@ from audiovae.config import from_dict
 from audiovae.criteria_config import PerceptualConfig
 from audiovae.errors import CheckpointError, ConfigError, ShapeError
 from audiovae.image.pretrained import INCEPTION_FILE, VGG, VGG_FILE, Inception, comparing_network, scoring_network
+from audiovae.image.sets import DigitsData
 from audiovae.metrics.generation import generation_scores
 from audiovae.shapes import Batch, Condition, DataSpec
 from audiovae.train import Experiment, train
@@ -107,6 +108,16 @@ def test_what_is_on_disk_is_taken_and_a_classifier_of_the_data_otherwise(checkpo
     (checkpoints / INCEPTION_FILE).write_bytes(b"")
     assert scoring_network("auto", small).name == "Inception"
     assert scoring_network("classifier", small).name == "noise classifier"
+
+
+def test_pictures_are_scored_alike_whatever_a_run_was_trained_with(checkpoints):
+    """The same judge for another batch, seed and few labels; another one for black and white pictures."""
+    plain, other, binary = (DigitsData(**settings).build(seed) for settings, seed in (
+        ({}, 0), ({"batch_size": 16, "labelled": 100, "labelled_share": 0.5}, 3), ({"binarize": "threshold"}, 0)))
+    held_out = plain.part("test").x
+    judges = [scoring_network("auto", source).extract(held_out).vectors for source in (plain, other, binary)]
+    assert torch.equal(judges[0], judges[1]) and not torch.allclose(judges[0], judges[2])
+    assert int((other.part("train").condition.label >= 0).sum()) == 100, "what training sees is as it was"
 
 
 def test_a_checkpoint_names_the_network_it_was_trained_by_and_goes_on_with_no_other(tmp_path):

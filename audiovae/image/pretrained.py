@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from audiovae.errors import CheckpointError, ConfigError, ExtraError, ShapeError
 from audiovae.image.features import FeatureNetwork, LabelledBatches, classifier_of
+from audiovae.image.source import ImageSource
 from audiovae.shapes import DataSpec
 
 VGG_FILE = "vgg16-397923af.pth"
@@ -118,13 +119,13 @@ def comparing_network(wanted: Literal["auto", "classifier", "vgg"], source: Labe
 
 def scoring_network(wanted: Literal["auto", "classifier", "inception"], source: LabelledBatches) -> FeatureNetwork:
     """The network that generated pictures are scored in: "auto" is Inception where its weights are on disk, else a
-    classifier of the data.
+    classifier of the data, the same however many of it a run takes at a time and how many labels it is shown.
 
     Raises ConfigError where a classifier is wanted of data without labels, and as :class:`Inception`.
     """
     if wanted == "inception" or (wanted == "auto" and _at_hand(source.spec, INCEPTION_FILE, "torch_fidelity")):
         return Inception()
-    return classifier_of(source)
+    return classifier_of(source.for_judges() if isinstance(source, ImageSource) else source)
 
 
 def _at_hand(data: DataSpec, file: str, package: str, at_least: int = 1) -> bool:

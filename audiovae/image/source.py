@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -75,7 +76,7 @@ class ImageSource:
                 raise ConfigError(f"data.{name} wants a number above 0, got {value}.")
         self.config, self.seed = config, seed
         self.parts: dict[PartName, Part] = {name: getattr(pictures, name) for name in self._ORDER}
-        self._levels = pictures.levels
+        self._levels, self._label = pictures.levels, pictures.train.label
         if config.binarize == "threshold":
             half = (pictures.levels - 1) / 2
             self._levels = 2
@@ -92,6 +93,17 @@ class ImageSource:
         embedding = pictures.train.embedding
         self.spec = DataSpec(channels=channels, dims=2, labels=pictures.labels, size=tuple(size),
                              levels=self._shown_levels, embedding=0 if embedding is None else embedding.shape[1])
+
+    def for_judges(self) -> "ImageSource":
+        """The same pictures with all their labels, in batches that no setting of training, nor its seed, changes.
+
+        So what is judged by a network that learnt from these is judged alike, whatever it was trained with.
+        """
+        other = copy(self)
+        other.config, other.seed = replace(self.config, batch_size=ImageData.batch_size, labelled=None), 0
+        other.parts, other._drawn = dict(self.parts), {}
+        other.parts["train"] = replace(self.parts["train"], label=self._label)
+        return other
 
     def fit(self, hop: int) -> None:
         pixels = self.parts["train"].pixels
