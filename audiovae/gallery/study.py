@@ -167,7 +167,7 @@ def open_study(path: Path, settings: Mapping[str, Any] | None = None, part: Part
     source: Source = from_dict(_Section, values, source=f"data of {folder}").data.build(
         experiment["train"]["seed"])  # the run's own: what was held out from it is held out here
     source.fit(model.hop)
-    if any(getattr(source.spec, name) != getattr(model.data, name) for name in ("channels", "dims", "levels")) or (
+    if (source.spec.channels, source.spec.dims) != (model.data.channels, model.data.dims) or (
             model.data.size not in (None, source.spec.size)):
         raise CheckpointError(f"model {path} is of {model.data}, but the data is {source.spec}: take data of its kind.")
     gender: dict[str, str] = {}
