@@ -199,8 +199,10 @@ def is_encoded(source: Path, target: Path, settings: Wanted) -> bool:
 
 
 def _lasts(source: Path, target: Path, num_samples: int, header: CodeHeader) -> bool:
-    """True where a recording may have so many samples; OutputError where it has not."""
-    its, seconds = num_samples / header.sample_rate, None if header.canvas is not None else length_said(source)
+    """True where a recording may have so many samples, or it is a picture; OutputError where it has not."""
+    if header.canvas is not None:
+        return True
+    its, seconds = num_samples / header.sample_rate, length_said(source)
     if seconds is not None and abs(seconds - its) > TENTH:
         raise OutputError(f"{target} holds the codes of another recording, of {its:.2f} s, where {source} lasts "
                           f"{seconds:.2f} s: name another output, or --overwrite.")

@@ -5,7 +5,7 @@ import torch
 
 from audiovae.errors import ShapeError
 from audiovae.nn.stepping import Stepper
-from audiovae.nn.transformer import Transformer
+from audiovae.nn.transformer import Context, Transformer
 
 
 def network(window=0, context_dim=0, depth=3):
@@ -24,7 +24,8 @@ def network(window=0, context_dim=0, depth=3):
 @torch.no_grad()
 def test_steps_equal_the_whole(window, context_dim, first):
     net, x = network(window, context_dim), torch.randn(2, 11, 32)
-    context = torch.randn(2, 7, 8) if context_dim else None
+    context = Context(torch.randn(2, 7, 8), torch.tensor([[True] * 7, [True] * 3 + [False] * 4]))
+    context = context if context_dim else None
     caches = net.caches(batch=2, room=11)
     parts = [net(part, context, caches) for part in x.split([first] + [1] * (11 - first), dim=1)]
     assert caches.stepper is not None and caches.length == 11
@@ -34,14 +35,14 @@ def test_steps_equal_the_whole(window, context_dim, first):
 @pytest.mark.parametrize("harm", ["turn", "window", "context", "cache"])
 @torch.no_grad()
 def test_a_stepper_that_goes_wrong_is_caught(harm):
-    net, x, context = network(4, 8), torch.randn(1, 9, 32), torch.randn(1, 7, 8)
+    net, x, context = network(4, 8), torch.randn(1, 9, 32), Context(torch.randn(1, 7, 8), torch.arange(7)[None] < 5)
     caches, step = net.caches(batch=1, room=9), Stepper(net, 9, context)
     if harm == "turn":
         step.cos, step.sin = step.cos.roll(1, 1), step.sin.roll(1, 1)
     elif harm == "window":
         step.window = 3
     elif harm == "context":
-        step = Stepper(net, 9, context.flip(2))
+        step = Stepper(net, 9, Context(context.values, torch.ones(1, 7, dtype=torch.bool)))  # what is not there is heard
     parts = []
     for place in x.unbind(1):
         parts.append(step(place, caches))
