@@ -42,7 +42,7 @@ def test_a_stepper_that_goes_wrong_is_caught(harm):
     elif harm == "window":
         step.window = 3
     elif harm == "context":
-        step = Stepper(net, 9, Context(context.values, torch.ones(1, 7, dtype=torch.bool)))  # what is not there is heard
+        step = Stepper(net, 9, Context(context.values, torch.ones(1, 7, dtype=torch.bool)))  # hears all
     parts = []
     for place in x.unbind(1):
         parts.append(step(place, caches))
