@@ -22,6 +22,7 @@ from audiovae.metrics.generation import generation_scores
 from audiovae.metrics.groups import SILENT, GroupUse, group_table, silent
 from audiovae.metrics.latents import active_units
 from audiovae.models import Autoencoder, Model, SemiSupervised
+from audiovae.objectives import has_rate
 from audiovae.report import Table
 from audiovae.shapes import Batch, Condition, Output
 
@@ -186,7 +187,7 @@ def _of_each(model: Model, x: Tensor, condition: Condition | None, output: Outpu
         return {"log p(x), nats" if exact else "bound of log p(x), nats": evidence.elbo,
                 f"bits per dimension ({bits})": -evidence.elbo * to_bits}
     values = {"distortion -log p(x|z), nats": evidence.distortion}
-    if _has_rate(output):
+    if all(map(has_rate, output.latents)):
         rate = "rate KL(q(z|x) || p(z)), nats" if _has_density(output) else "rate, length of the codes, nats"
         values = {"ELBO, nats": evidence.elbo, **values, rate: evidence.rate,
                   f"bits per dimension from the ELBO ({bits})": -evidence.elbo * to_bits}
@@ -202,7 +203,7 @@ def _of_each(model: Model, x: Tensor, condition: Condition | None, output: Outpu
 
 def _notes(model: Model, output: Output, samples: int) -> list[str]:
     notes = []
-    if output.latents and not _has_rate(output):
+    if output.latents and not all(map(has_rate, output.latents)):
         notes.append("No ELBO: the bottleneck has no rate.")
     if output.latents and samples and not _has_density(output):
         notes.append("No likelihood by importance weights: the latent has no density to weigh it by.")
@@ -212,10 +213,6 @@ def _notes(model: Model, output: Output, samples: int) -> list[str]:
         notes.append("Measured with each example's own label told, so of p(x | label): a model that is not told it is "
                      "measured by p(x), and has as much more to say as the label is worth.")
     return notes
-
-
-def _has_rate(output: Output) -> bool:
-    return all(z.rate_map is not None or z.log_ratio is not None or z.codes is not None for z in output.latents)
 
 
 def _has_density(output: Output) -> bool:

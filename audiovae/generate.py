@@ -298,6 +298,12 @@ def check_request(priors: Sequence[PriorFile], request: Request) -> None:
                           "leave it at 1.")
 
 
+def check_minutes(minutes: float) -> None:
+    """ConfigError on minutes of sound that are none, or more than a day."""
+    if not 0 < minutes <= LONGEST:
+        raise ConfigError(f"--minutes wants more than 0 and at most {LONGEST:g}, got {minutes:g}.")
+
+
 def check_work(priors: Sequence[PriorFile], request: Request, songs: dict[int, Steps]) -> None:
     """ConfigError where no code of ``songs`` is left to be drawn."""
     if next(work(priors, request, songs), None) is None:

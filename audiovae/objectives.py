@@ -123,10 +123,10 @@ class Objective(nn.Module):
         each = log_prob.mean(1) if count > 1 else log_prob  # (B, 1) has the same mean as (B,)
         distortion = -(each if output.weights is None else (output.weights * log_prob).sum(1)).mean()
         terms = _losses(output.latents)
-        if self.criteria and output.weights is not None:
-            raise ConfigError("objective: criteria compare one reconstruction an example, and the semi-supervised "
-                              "model has one for each label: leave objective.criteria out.")
         if self.criteria:
+            if output.weights is not None:
+                raise ConfigError("objective: criteria compare one reconstruction an example, and the semi-supervised "
+                                  "model has one for each label: leave objective.criteria out.")
             estimate = likelihood.mean(output.params)
             terms |= {name: criterion(estimate, every) for name, criterion in self.criteria.items()}
         iwae = self._importance(output, log_prob) if count > 1 else None
@@ -145,8 +145,7 @@ class Objective(nn.Module):
         loss = Loss(total, distortion.detach(), rate, terms={n: v.detach() for n, v in terms.items()},
                     stats=_stats(output.latents))
         loss.stats["beta"] = partial(rate.new_tensor, self.rate_control.weight(progress))
-        bypassed = any(bool(z.stats.get("bypass", 0)) for z in output.latents)  # no codes yet, so no rate of any
-        if self.distortion_weight == 1 and not self.criteria and all(map(_has_rate, output.latents)) and not bypassed:
+        if self.distortion_weight == 1 and not self.criteria and all(map(has_rate, output.latents)):
             loss.dims, loss.iwae = dims, iwae.detach() if iwae is not None else None
         return loss
 
@@ -210,9 +209,10 @@ def importance_bound(log_weights: Tensor) -> Tensor:
     return log_weights.logsumexp(1) - math.log(log_weights.shape[1])
 
 
-def _has_rate(latent: Latent) -> bool:
-    """What is drawn has a KL, codes have a length; the identity has neither."""
-    return latent.rate_map is not None or latent.log_ratio is not None or latent.codes is not None
+def has_rate(latent: Latent) -> bool:
+    """What is drawn has a KL, codes have a length; the identity has neither, nor what passes a codebook by."""
+    known = latent.rate_map is not None or latent.log_ratio is not None or latent.codes is not None
+    return known and not latent.stats.get("bypass", 0)
 
 
 def _losses(latents: tuple[Latent, ...]) -> dict[str, Tensor]:

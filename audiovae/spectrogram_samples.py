@@ -17,7 +17,7 @@ from audiovae.audio.spectrogram import decibels, joined, pictures_of, sound_of, 
 from audiovae.errors import AudioError, ConfigError
 from audiovae.files import atomic_folder
 from audiovae.gallery.exhibit import Exhibit
-from audiovae.generate import LONGEST, PriorFile, Request
+from audiovae.generate import PriorFile, Request, check_minutes
 from audiovae.models import Model
 from audiovae.picture_samples import decode, draw_codes, model_label
 from audiovae.report import Report, Table, draw_pictures, draw_spectrograms
@@ -41,8 +41,8 @@ def read_recording(path: Path, model: Model, minutes: float | None = None) -> Te
     not of spectrograms, or on minutes that are none or more than a day.
     """
     spec, frames = spectrograms_of(model)
-    if minutes is not None and not 0 < minutes <= LONGEST:
-        raise ConfigError(f"--minutes wants more than 0 and at most {LONGEST:g}, got {minutes:g}.")
+    if minutes is not None:
+        check_minutes(minutes)
     wave, rate = read_audio(path, spec.sample_rate)
     wave = wave[:, :None if minutes is None else round(60 * minutes * rate)]
     least = frames * spec.hop

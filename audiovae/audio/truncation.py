@@ -51,9 +51,8 @@ def _chunks(file: BinaryIO, size: int, order: str) -> str:
         if name == b"ds64":  # of RF64: 64 bits for lengths that 32 do not hold (EBU Tech 3306, section 3.4)
             long = int.from_bytes(file.read(16)[8:], "little")
         if name in (b"data", b"SSND"):
-            length = long if long is not None and length == 0xFFFFFFFF else length
             if long is not None:
-                return _lacking(at + 8 + length - size)
+                return _lacking(at + 8 + (long if length == 0xFFFFFFFF else length) - size)
             return _lacking(at + 8 + length - size) if length < _UNKNOWN_LENGTH else ""
         at += 8 + length + length % 2
     return "it ends before its samples begin"

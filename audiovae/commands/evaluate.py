@@ -127,10 +127,10 @@ def main(argv: list[str]) -> int:
             heard.append(Heard(clip, source, {name: estimate}))
 
     found, failed = find(arguments.inputs, AUDIO, whole=_is_corpus)
-    recordings = [item for item in found if not _is_corpus(item.path)]
-    some = set(map(id, _some(recordings, arguments.limit or 0, arguments.seed)))
-    items = [clip for item in found if _is_corpus(item.path) or id(item) in some
-             for clip in (_drawn(item.path, arguments) if _is_corpus(item.path) else [item])]
+    corpora = {item.path for item in found if _is_corpus(item.path)}
+    drawn = {*_some([item for item in found if item.path not in corpora], arguments.limit or 0, arguments.seed)}
+    items = [clip for item in found if item.path in corpora or item in drawn
+             for clip in (_drawn(item.path, arguments) if item.path in corpora else [item])]
     total = len(items) + len(failed)
     clips = (clip for item in tqdm(items, unit="file", disable=None) if (clip := _opened(item, codec, failed, total)))
     if converter is not None:

@@ -15,11 +15,11 @@ from audiovae.config import from_dict
 from audiovae.errors import CheckpointError, ConfigError
 from audiovae.files import check_folder
 from audiovae.generate import (
-    LONGEST,
     Drawing,
     PriorFile,
     Request,
     Steps,
+    check_minutes,
     check_model,
     check_request,
     check_work,
@@ -47,8 +47,8 @@ from audiovae.songs import (
 )
 from audiovae.spectrogram_samples import exhibit_of, read_recording, spectrograms_of, upsampled, write_versions
 
-OF_PICTURES = ("priors", "output", "codec", "count", "batch", "label", "temperature", "seed")
-OF_PRIORS = ("top_k", "top_p", "guidance", "weights")
+OF_PICTURES = ("priors", "output", "count", "batch", "label", "temperature", "seed")
+OF_PRIORS = ("codec", "top_k", "top_p", "guidance", "weights")
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,7 @@ def _is_prior(path: Path) -> bool:
 def _pictures(arguments: Arguments, priors: list[PriorFile] | None) -> int:
     """Pictures by their priors, or by a model's own."""
     if priors is None:
-        _check_taken(arguments, {*OF_PICTURES, "reject"} - {"codec"}, "pictures of a model without priors over its "
-                     "codes")
+        _check_taken(arguments, {*OF_PICTURES, "reject"}, "pictures of a model without priors over its codes")
     else:
         _check_taken(arguments, {*OF_PICTURES, *OF_PRIORS, "reject"}, "pictures")
     check_folder(arguments.output)
@@ -280,8 +279,7 @@ def _given(arguments: Arguments, codec: AnyCodec) -> Given:
 def _request(arguments: Arguments, priors: list[PriorFile], codec: AnyCodec, given: Given) -> Request:
     there = given.samples
     if arguments.minutes is not None:
-        if not 0 < arguments.minutes <= LONGEST:
-            raise ConfigError(f"--minutes wants more than 0 and at most {LONGEST:g}, got {arguments.minutes:g}.")
+        check_minutes(arguments.minutes)
         samples = round(arguments.minutes * 60 * codec.sample_rate)
     else:
         whole = arguments.infill is not None or arguments.upsample is not None

@@ -94,7 +94,7 @@ def judged(run: Path, source: Source, limit: int, panel: Panel) -> Numbers:
 
 
 def studies(measure: Callable[[Path, Source, int], Numbers]) -> dict[str, Study]:
-    voice, small = BEGUN | SOON, BEGUN
+    voice = BEGUN | SOON
     return {
         "remedies": Study(HERE / "voice.toml", {
             "voice.toml": voice,
@@ -108,8 +108,8 @@ def studies(measure: Callable[[Path, Source, int], Numbers]) -> dict[str, Study]
             "speaker-adversarial": voice | {"model.label_adversary.width": 256, "objective.label_adversary": 0.5},
         }, measure),
         "models": Study(HERE / "small.toml", {
-            "VQ-VAE": small | {"model.bottleneck.num_quantizers": 1},
-            "Gaussian": small | {"model.bottleneck": {"kind": "gaussian", "dim": 64},
+            "VQ-VAE": BEGUN | {"model.bottleneck.num_quantizers": 1},
+            "Gaussian": BEGUN | {"model.bottleneck": {"kind": "gaussian", "dim": 64},
                                  "objective.rate": {"kind": "constant_rate", "nats": NATS, "gamma": 10.0}},
         }, measure),
     }
