@@ -25,7 +25,7 @@ def recipe():
     """The recipe's modules by name, importable as its script finds them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(RECIPE))
-        yield {name: importlib.import_module(name) for name in ("maps", "phonemes")}
+        yield {name: importlib.import_module(name) for name in ("ceiling", "maps", "phonemes")}
 
 
 @pytest.fixture
@@ -172,3 +172,14 @@ def test_accuracy_is_a_mean_over_speakers(phonemes):
     frames = phonemes.Frames(np.empty((4, 0, 0)), np.array([1, 1, 1, 2]), np.array(["a", "a", "a", "b"]))
     found = phonemes.accuracy(np.array([1, 0, 1, 2]), frames)
     assert found.mean == pytest.approx((100 * 2 / 3 + 100) / 2) and found.count == 2
+
+
+def test_the_ceiling_learns_what_is_in_the_sound_and_no_more(recipe):
+    dice = np.random.default_rng(0)
+    told = dice.integers(0, 3, 4000)
+    sound = dice.standard_normal((4000, 3, 2)) + 4 * np.eye(3)[told][:, :, None]
+    split, of_sound = 3000, recipe["ceiling"].of_sound
+    train, test = sound[:split].astype(np.float16), sound[split:].astype(np.float16)
+    assert (of_sound(train, told[:split], test, 3) == told[split:]).mean() > 0.98
+    lots = dice.permutation(told)  # phonemes that the sound does not tell
+    assert (of_sound(train, lots[:split], test, 3) == lots[split:]).mean() < 0.45
