@@ -112,7 +112,7 @@ def test_drawing_step_by_step_is_the_forward_pass(window):
     places = delayed(codes)
     before = torch.nn.functional.pad(places, (1, 0), value=-1)[..., :-1]
     logits = prior._logits(before, prior.listener(None, 3, (9,)))
-    chances = undelayed(logits)
+    chances = undelayed(logits.transpose(1, 2))
     numbers = torch.stack([torch.rand(2, 9, generator=g) for g in dice(3)])
     assert torch.equal(Drawing().draw(chances, numbers), codes)
 

@@ -113,7 +113,7 @@ def test_steps_of_a_batch_are_those_of_one_bit_for_bit():
 
     def steps(rows):
         caches = small.network.caches(len(rows), 8)
-        return torch.cat([small._logits(rows[..., i:i + 1], told, caches, i) for i in range(8)], dim=2)
+        return torch.cat([small._logits(rows[..., i:i + 1], told, caches, i) for i in range(8)], dim=1)
 
     assert torch.equal(steps(codes)[1:2], steps(codes[1:2]))
     float_steps = prior()._logits(codes, told)

@@ -69,8 +69,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, turns: tuple[Tensor, Tensor], past: Past | None = None) -> Tensor:
         batch, length, dim = x.shape
         heads = self.into(x).view(batch, length, 3 * self.heads, -1).transpose(1, 2)
-        both, v = turned(heads[:, : 2 * self.heads], *turns), heads[:, 2 * self.heads:]
-        q, k = both[:, : self.heads], both[:, self.heads:]
+        both, v = heads.split((2 * self.heads, self.heads), dim=1)  # the gradient of a slice would be padded with zeros
+        q, k = turned(both, *turns).chunk(2, dim=1)
         start = 0
         if past is not None:
             keys, values, start = past

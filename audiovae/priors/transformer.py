@@ -102,8 +102,9 @@ class CausalPrior(Prior):
         places = delayed(codes)
         before = F.pad(places, (1, 0), value=ABSENT)[..., :-1]
         logits = self._logits(before, self._told(condition, len(codes), grid))
-        nats = F.cross_entropy(logits.flatten(0, 2), places.flatten(), ignore_index=ABSENT, reduction="none")
-        return -undelayed(nats.view_as(places)).unflatten(2, grid)
+        wanted = places.transpose(1, 2)  # as the head gives the logits, the largest array here, which is not copied
+        nats = F.cross_entropy(logits.flatten(0, 2), wanted.flatten(), ignore_index=ABSENT, reduction="none")
+        return -undelayed(nats.view_as(wanted).transpose(1, 2)).unflatten(2, grid)
 
     @torch.inference_mode()
     def sample(self, grid: tuple[int, ...], condition: Condition | None, drawing: Drawing,
@@ -120,7 +121,7 @@ class CausalPrior(Prior):
         wanted = ~there & (delayed(torch.zeros_like(given)) >= 0)
         done = 0
         for place in range(known, places.shape[-1]):
-            heads = [self._logits(before[..., done:place + 1], t, c, done)[:, :, -1]
+            heads = [self._logits(before[..., done:place + 1], t, c, done)[:, -1]
                      for t, c in zip(told, caches, strict=True)]
             drawn = drawing.draw(drawing.guided(heads[0], heads[1] if len(heads) > 1 else None), dice[..., place])
             drawn = torch.where(wanted[..., place], drawn, places[..., place])
@@ -137,14 +138,14 @@ class CausalPrior(Prior):
         return told
 
     def _logits(self, before: Tensor, told: Told, caches: Caches | None = None, start: int = 0) -> Tensor:
-        """What stands before each place (B, Q, S), the first of them ``start`` -> (B, Q, S, K)."""
+        """What stands before each place (B, Q, S), the first of them ``start`` -> (B, S, Q, K)."""
         x = self.embedding(before) + told.vector[:, None]
         if told.along is not None:
             x = x + told.along[:, start:start + x.shape[1]]
         x = self.network(x, told.context, caches)
         if caches is not None:
             x = x[:, -1:]
-        return self.head(x).unflatten(-1, (self.rows, self.size)).transpose(1, 2)
+        return self.head(x).unflatten(-1, (self.rows, self.size))
 
 
 @dataclass(frozen=True)
