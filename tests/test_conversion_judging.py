@@ -15,6 +15,7 @@ import torch
 from audiovae.audio.example import example_corpus
 from audiovae.audio.io import read_audio, write_audio
 from audiovae.checkpoint import save_model
+from audiovae.metrics import pitch_contour
 from audiovae.models import AutoencoderConfig
 from audiovae.models.example import voice_config, voice_model
 from audiovae.shapes import DataSpec
@@ -28,8 +29,8 @@ PART = {"1": "test", "2": "train", "3": "test"}  # 1 are sources, 2 seen targets
 def recipe() -> Iterator[SimpleNamespace]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parent.parent / "recipes/vctk_conversion"))
-        yield SimpleNamespace(**{name: importlib.import_module(name)
-                                 for name in ("trials", "calibrate", "baselines", "judge", "probe", "study")})
+        names = ("trials", "calibrate", "baselines", "judge", "probe", "study", "ceiling")
+        yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
 
 
 def spoken(hertz: float, seconds: float, rng: np.random.Generator) -> torch.Tensor:
@@ -77,8 +78,6 @@ def folder(converted, tmp_path) -> Path:
 
 def by_pitch(wave: np.ndarray) -> list[float]:
     """A made verifier: the voice's pitch as an angle."""
-    from audiovae.metrics import pitch_contour
-
     contour = pitch_contour(wave, RATE)
     angle = np.log2(np.median(contour[contour > 0]) / 150) if contour.any() else 0.0
     return [float(np.cos(angle)), float(np.sin(angle))]
@@ -295,6 +294,30 @@ def test_targets_are_told_by_as_much_as_is_asked_for(recipe, converted, tmp_path
     Path(folder / "trials.jsonl").write_text((folder / "trials.jsonl").read_text().replace("/all/", "/gone/"))
     assert recipe.baselines.main([*call, "3"]) == 2
     assert "is gone" in capsys.readouterr().err
+
+
+def test_the_ceiling_disguises_targets_and_judges_by_what_it_did_not_convert(recipe, converted, tmp_path, capsys):
+    """A disguise moves the pitch to the source's; "another" is another target, whatever the order of the list."""
+    assert recipe.ceiling.main([str(converted), "--trials", "3", "-o", str(tmp_path)]) == 0
+    trials = {trial.name: trial for trial in recipe.trials.read_trials(tmp_path)}
+    assert len(trials) == 2 * 3 * 3
+    for trial in recipe.trials.read_trials(converted):
+        for condition in ("own", "another", "disguised") if f"own-{trial.name}" in trials else ():
+            made = trials[f"{condition}-{trial.name}"]
+            assert (made.condition, made.target) == (condition, trial.target)
+            assert made.kept == trial.kept[1::2] and made.references == trial.references
+            assert (made.source_speaker != made.target) == (condition == "another")
+            wave = read_audio(Path(made.source), RATE)[0][0].double().numpy()
+            contour = pitch_contour(wave, RATE)
+            wanted = PITCH[{"own": made.target, "another": made.source_speaker}.get(condition, trial.source_speaker)]
+            assert abs(np.log2(np.median(contour[contour > 0]) / wanted)) < 0.1
+    lone = tmp_path / "lone"
+    lone.mkdir()
+    (lone / "trials.jsonl").write_text((converted / "trials.jsonl").read_text().splitlines(True)[0])
+    assert recipe.ceiling.main([str(lone), "-o", str(lone / "out")]) == 0
+    assert [trial.condition for trial in recipe.trials.read_trials(lone / "out")] == ["own", "disguised"]
+    assert recipe.ceiling.main([str(tmp_path / "gone"), "-o", str(lone / "out")]) == 2
+    assert "make it by trials.py" in capsys.readouterr().err
 
 
 def test_the_study_trains_converts_and_judges_a_variant(recipe, folder, tmp_path, monkeypatch, capsys):

@@ -248,11 +248,12 @@ def ended(owner: str, work: Callable[[], int | None]) -> int:
 
 def main(argv: list[str]) -> int:
     arguments = tyro.cli(Arguments, args=argv)
-    return ended("trials", lambda: write(arguments))
+    return ended("trials", lambda: write_trials(arguments.output, make(arguments)))
 
 
-def write(arguments: Arguments) -> None:
-    trials, path = make(arguments), arguments.output / "trials.jsonl"
+def write_trials(folder: Path, trials: Sequence[Trial]) -> None:
+    """The list of a folder, whole or not at all, as :func:`read_trials` reads it."""
+    path = folder / "trials.jsonl"
     with atomic_file(path) as temporary:
         temporary.write_text("".join(json.dumps(asdict(trial)) + "\n" for trial in trials), encoding="utf-8")
     print(f"{path}: {len(trials)} conversions, {len({t.source_speaker for t in trials})} sources, "
