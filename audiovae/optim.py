@@ -16,12 +16,16 @@ from audiovae.objectives import Loss
 NEARLY = 1e-5  # this near to the limit torch's own rounding decides whether a gradient is clipped
 
 
-def parameter_groups(model: nn.Module, lr: float, encoder_lr: float | None) -> list[dict[str, Any]]:
-    """The parameters of what infers the latent, if anything does, at ``encoder_lr``, all others at ``lr``; ``base_lr``
-    is the peak."""
+def parameter_groups(model: nn.Module, lr: float, encoder_lr: float | None = None, embedding_lr: float | None = None
+                     ) -> list[dict[str, Any]]:
+    """The parameters of what infers the latent, if anything does, at ``encoder_lr``, tables of learned vectors at
+    ``embedding_lr``, all others at ``lr``; ``base_lr`` is the peak."""
     inferring = {id(p) for part in inference(model) for p in part.parameters()}
+    tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)} if embedding_lr else set()
+    tables -= inferring
     groups = [([p for p in model.parameters() if id(p) in inferring], encoder_lr or lr),
-              ([p for p in model.parameters() if id(p) not in inferring], lr)]
+              ([p for p in model.parameters() if id(p) in tables], embedding_lr),
+              ([p for p in model.parameters() if id(p) not in inferring | tables], lr)]
     return [{"params": params, "lr": rate, "base_lr": rate} for params, rate in groups if params]
 
 

@@ -222,6 +222,21 @@ def test_training_begins_with_the_weights_of_another_run(tmp_path):
     assert train(replace(told, train=replace(told.train, steps=2)), tmp_path / "second", resume=True).step == 2
 
 
+def test_tables_of_learned_vectors_have_a_rate_of_their_own(tmp_path):
+    """A first step is as long as the rate; the table has a gradient from the second on, as the decoder listens then."""
+    moved = []
+    for name, rates in (("still", {"lr": 1e-30}), ("alike", {}), ("tables", {"embedding_lr": 1e-2})):
+        train(digits({"kind": "gaussian", "dim": 4}, 2, **{"lr": 1e-3, "ema": 0.0, "weight_decay": 0.0, **rates}),
+              tmp_path / name)
+        moved.append(load_model(tmp_path / name).state_dict())
+    still, alike, tables = moved
+    far = {name: [float((its[name] - still[name]).abs().max()) for its in (alike, tables)] for name in still
+           if still[name].is_floating_point()}
+    slow, fast = far.pop("embedding.table.weight")
+    assert 5e-4 < slow <= 1e-3 and fast == pytest.approx(10 * slow, rel=1e-3)
+    assert all(alike == tables for alike, tables in far.values()) and any(alike for alike, _ in far.values())
+
+
 def test_what_cannot_start_says_so(tmp_path):
     with pytest.raises(ConfigError, match="no budget"):
         train(digits({"kind": "identity", "dim": 2}, None), tmp_path / "run")
