@@ -47,7 +47,8 @@ class TrainConfig(Config):
     lr, encoder_lr : peak learning rates of the whole model and of its encoder (None: the same), with which a flow of
         the posterior and the classifier of a semi-supervised model go.
     embedding_lr : peak learning rate of tables of learned vectors, codes' and names' (None: ``lr``). A row gets a
-        gradient only when it is looked up: a prior over codes learns in a fraction of the steps at ten times ``lr``.
+        gradient only when it is looked up: at ten times ``lr`` a prior over codes learns in a fraction of the steps,
+        and a small corpus sooner by heart.
     warmup : share of the budget over which the rate rises from 0.
     ema : decay of the averaged weights, which are what a checkpoint offers for use; 0 for none.
     level : of a multi-resolution model the one to train, "each" for one after the other; left out, all in every step.
