@@ -25,7 +25,7 @@ def recipe():
     """The recipe's modules by name, importable as its script finds them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(RECIPE))
-        yield {name: importlib.import_module(name) for name in ("ceiling", "maps", "phonemes")}
+        yield {name: importlib.import_module(name) for name in ("maps", "phonemes", "sound")}
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_the_ceiling_learns_what_is_in_the_sound_and_no_more(recipe):
     dice = np.random.default_rng(0)
     told = dice.integers(0, 3, 4000)
     sound = dice.standard_normal((4000, 3, 2)) + 4 * np.eye(3)[told][:, :, None]
-    split, of_sound = 3000, recipe["ceiling"].of_sound
+    split, of_sound = 3000, recipe["sound"].of_sound
     train, test = sound[:split].astype(np.float16), sound[split:].astype(np.float16)
     assert (of_sound(train, told[:split], test, 3) == told[split:]).mean() > 0.98
     lots = dice.permutation(told)  # phonemes that the sound does not tell

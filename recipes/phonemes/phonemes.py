@@ -19,9 +19,9 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
-from ceiling import SIDE, STRIDE, of_sound
 from maps import REACH, READERS, Ints, counted, of_first, of_neighbours
 from numpy.typing import NDArray
+from sound import SIDE, STRIDE, of_sound
 from tqdm import tqdm
 
 from audiovae import Codec

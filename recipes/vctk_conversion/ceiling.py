@@ -8,7 +8,7 @@
 Of each target of a list of conversions, half of what it is judged by becomes a source itself, under three conditions.
 own: as it is. disguised: in the voice of the trial's source, by WORLD, as `baselines.py` does it. another: of the next
 target in its place. Between own and disguised lies what a model does not undo of a timbre and a pitch that were
-changed; between disguised and a conversion, what else a speaker is told by: accent, rhythm, pauses and their noise.
+changed; between disguised and a conversion, what else a speaker is told by, accent and rhythm for instance.
 """
 
 import sys
