@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -182,34 +183,41 @@ def aligned(recordings: list[Recording], names: list[str], output: Path) -> tupl
 
 def encoded(codec: Codec, recordings: list[Recording], paths: list[Ints]) -> tuple[Frames, Frames]:
     """Every step's codes with REACH before and after, and the phone that is said in its middle: training, test."""
-    contexts: dict[bool, list[Ints]] = {False: [], True: []}
-    phonemes: dict[bool, list[Ints]] = {False: [], True: []}
-    speakers: dict[bool, list[str]] = {False: [], True: []}
     its = codec.speakers[0] if codec.speakers else None  # the codes are the same, and none is looked for
-    for recording, path in tqdm(zip(recordings, paths, strict=True), "encoding", len(recordings), unit="file",
-                                disable=None):
+
+    def of(recording: Recording, path: Ints) -> Frames:
         wave, rate = read_audio(recording.path)
         codes = codec.encode(wave, rate, its).levels[0].T.astype(np.int16)
         steps = np.arange(len(codes))
-        about = np.clip(steps[:, None] + np.arange(-REACH, REACH + 1), 0, len(codes) - 1)
-        contexts[recording.test].append(codes[about])
         middle = ((steps + 0.5) * codec.hop / codec.sample_rate * RATE / HOP).astype(np.int64)
-        phonemes[recording.test].append(path[middle.clip(max=len(path) - 1)])
-        speakers[recording.test] += [recording.speaker] * len(codes)
-    train, test = (Frames(np.concatenate(contexts[part]), np.concatenate(phonemes[part]), np.array(speakers[part]))
-                   for part in (False, True))
-    return train, test
+        return Frames(around(codes, steps, REACH), path[middle.clip(max=len(path) - 1)],
+                      np.repeat(recording.speaker, len(codes)))
+
+    return collected("encoding", of, recordings, paths)
 
 
 def listened(recordings: list[Recording], paths: list[Ints]) -> tuple[Frames, Frames]:
     """Cepstra about every STRIDE-th frame of 10 ms, SIDE on either side, and the phone there: training, test."""
-    parts: dict[bool, list[Frames]] = {False: [], True: []}
-    for recording, path in tqdm(zip(recordings, paths, strict=True), "hearing", len(recordings), unit="file",
-                                disable=None):
+    def of(recording: Recording, path: Ints) -> Frames:
         sound = cepstra(read_audio(recording.path, RATE)[0][0]).numpy().astype(np.float16)[:len(path)]
         at = np.arange(0, len(sound), STRIDE)
-        about = np.clip(at[:, None] + np.arange(-SIDE, SIDE + 1), 0, len(sound) - 1)
-        parts[recording.test].append(Frames(sound[about], path[at], np.repeat(recording.speaker, len(at))))
+        return Frames(around(sound, at, SIDE), path[at], np.repeat(recording.speaker, len(at)))
+
+    return collected("hearing", of, recordings, paths)
+
+
+def around(rows: NDArray[Any], at: Ints, side: int) -> NDArray[Any]:
+    """Rows (L, D) with ``side`` before and after each place ``at`` (N,), the ends held: (N, O, D)."""
+    return rows[np.clip(at[:, None] + np.arange(-side, side + 1), 0, len(rows) - 1)]
+
+
+def collected(doing: str, of: Callable[[Recording, Ints], Frames], recordings: list[Recording],
+              paths: list[Ints]) -> tuple[Frames, Frames]:
+    """What ``of`` makes of each recording, one after the other: of training speakers, of test speakers."""
+    parts: dict[bool, list[Frames]] = {False: [], True: []}
+    for recording, path in tqdm(zip(recordings, paths, strict=True), doing, len(recordings), unit="file",
+                                disable=None):
+        parts[recording.test].append(of(recording, path))
     train, test = (Frames(*(np.concatenate([getattr(one, key) for one in parts[part]])
                             for key in ("context", "phoneme", "speaker"))) for part in (False, True))
     return train, test
