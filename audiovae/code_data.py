@@ -223,6 +223,10 @@ class PictureCodes:
         every = torch.arange(count) * len(part.x) // count  # what follows each other is alike
         return [_picked(part, some) for some in every.split(self.config.batch_size)]
 
+    def indexed(self, name: PartName) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Every picture of a part by its place, and its codes (Q, H W), row after row."""
+        return enumerate(self.part(name).x.flatten(2).numpy())
+
     def picked(self, name: PartName, pick: Tensor) -> Batch:
         """Some examples of a part."""
         return _picked(self.part(name), pick)

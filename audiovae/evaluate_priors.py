@@ -18,12 +18,12 @@ from audiovae.code_data import AudioCodes, PictureCodes
 from audiovae.errors import CorpusError
 from audiovae.metrics import mean_interval
 from audiovae.models import PriorModel
+from audiovae.priors.bigram import Counts, best_weight
 from audiovae.report import Table
 from audiovae.shapes import Batch
 
 T = TypeVar("T")
 AT_ONCE = 16
-SMOOTHING = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,7 @@ def evaluate_prior(model: PriorModel, source: AudioCodes | PictureCodes, split: 
     part, in its favour. Raises CorpusError on a split without examples.
     """
     model.eval()
-    if isinstance(source, AudioCodes):
-        train = [codes for _, codes in source.whole("train")]
-        held = [(index, codes) for index, codes in source.indexed(split)]
-    else:
-        train = list(source.part("train").x.flatten(2).numpy())
-        held = list(enumerate(source.part(split).x.flatten(2).numpy()))
+    train, held = [codes for _, codes in source.indexed("train")], list(source.indexed(split))
     if not held:
         raise CorpusError(f"no {split} part to measure the prior on: name another --split.")
     if limit:
@@ -107,32 +102,16 @@ def counted(train: list[NDArray[np.int64]], held: list[NDArray[np.int64]], size:
             ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """nats a code of each of ``held`` (Q, L) by the frequencies in ``train``: of codes, and of codes given the last.
 
-    Each quantizer counts alone. A code never seen counts half; the pair leans on the single code by a weight that is
-    chosen from SMOOTHING to do best.
+    Each quantizer counts alone, see :class:`audiovae.priors.bigram.Counts`; pairs are smoothed as does best.
 
     >>> tick = [np.tile([0, 1], 50)[None]]
     >>> unigram, bigram = counted(tick, tick, size=2)
     >>> round(float(unigram[0]), 3), bool(bigram[0] < 0.02)
     (0.693, True)
     """
-    rows = len(train[0])
-    single = np.zeros((len(held), rows))
-    pair = np.zeros((len(SMOOTHING), len(held), rows))
-    for q in range(rows):
-        counts = np.bincount(np.concatenate([codes[q] for codes in train]), minlength=size) + 0.5
-        chances = counts / counts.sum()
-        keys, numbers = np.unique(np.concatenate([codes[q, :-1] * size + codes[q, 1:] for codes in train]),
-                                  return_counts=True)
-        before = np.bincount(np.concatenate([codes[q, :-1] for codes in train]), minlength=size)
-        for example, codes in enumerate(held):
-            row = codes[q]
-            single[example, q] = -np.log(chances[row]).sum()
-            asked = row[:-1] * size + row[1:]
-            at = np.searchsorted(keys, asked).clip(max=max(len(keys) - 1, 0))
-            seen = np.where(keys[at] == asked, numbers[at], 0) if len(keys) else np.zeros(len(asked))
-            for place, weight in enumerate(SMOOTHING):
-                p = (seen + weight * chances[row[1:]]) / (before[row[:-1]] + weight)
-                pair[place, example, q] = -np.log(p).sum() - np.log(chances[row[0]])
-    sizes = np.array([codes.size for codes in held])
-    best = pair.sum(axis=2)[np.argmin(pair.sum(axis=(1, 2)))]
-    return single.sum(axis=1) / sizes, best / sizes
+    counts = [Counts([codes[q] for codes in train], size) for q in range(len(train[0]))]
+    weight = best_weight(counts, held)
+    nats = [[sum(its.nats_alone(row) for its, row in zip(counts, codes, strict=True)),
+             sum(its.nats(row, weight) for its, row in zip(counts, codes, strict=True))] for codes in held]
+    single, pair = np.array(nats).T / np.array([codes.size for codes in held])
+    return single, pair

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from audiovae.alarms import collapse_alarm, steep_alarm
 from audiovae.checkpoint import load_weights
+from audiovae.code_data import AudioCodes, PictureCodes
 from audiovae.config import Config, Count, Decay, Positive, Weight, Whole
 from audiovae.data import AudioData, DataConfig, Source, binarized, bits_of
 from audiovae.discriminators import AdversaryConfig, last_layer
@@ -28,7 +29,7 @@ from audiovae.errors import ConfigError, ShapeError, TrainingError
 from audiovae.heap import keep_freed
 from audiovae.interrupt import Interrupt
 from audiovae.likelihoods import Likelihood
-from audiovae.models import Autoencoder, AutoencoderConfig, Model, ModelConfig, Multires
+from audiovae.models import Autoencoder, AutoencoderConfig, Model, ModelConfig, Multires, PriorModel
 from audiovae.nn.bfloat16 import Precision
 from audiovae.objectives import Loss, Objective, ObjectiveConfig, joined
 from audiovae.optim import Average, Rival, apart, clip, hold_all_but_encoder, learning_rate, parameter_groups
@@ -135,6 +136,8 @@ def build(experiment: Experiment) -> tuple[Source, Model]:
     torch.manual_seed(seed)
     model = experiment.model.build(source.spec)
     source.fit(model.hop)
+    if isinstance(model, PriorModel) and isinstance(source, AudioCodes | PictureCodes):
+        model.prior.count(lambda split: (codes for _, codes in source.indexed(split)))
     return source, model
 
 

@@ -20,10 +20,11 @@ from audiovae.config import from_dict
 from audiovae.decoders import SpectralDecoderConfig, StridedDecoderConfig
 from audiovae.encoders import SpectralEncoderConfig, StridedEncoderConfig
 from audiovae.errors import ConfigError, CorpusError
-from audiovae.evaluate_priors import SMOOTHING, counted, evaluate_prior
+from audiovae.evaluate_priors import counted, evaluate_prior
 from audiovae.image.sets import DigitsData
 from audiovae.models import AutoencoderConfig, PriorConfig
 from audiovae.priors import CausalConfig, letters
+from audiovae.priors.bigram import SMOOTHING, Counts, best_weight
 from audiovae.shapes import DataSpec
 from audiovae.train import Experiment, TrainConfig, build, train
 
@@ -45,6 +46,20 @@ def codec(tmp_path):
 def corpus(tmp_path):
     """The example corpus in a place of its own, since codes are kept beside it."""
     return str(shutil.copytree(example_corpus(), tmp_path / "corpus"))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A small model of digits, saved."""
+    torch.manual_seed(0)
+    config = AutoencoderConfig(
+        encoder=StridedEncoderConfig(strides=(2,), width=8, depth=1),
+        decoder=StridedDecoderConfig(strides=(2,), width=8, depth=1), bottleneck=VQConfig(num_codes=16, dim=4))
+    model = config.build(DigitsData().build(0).spec)
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    save_model(folder, model, config)
+    return str(folder)
 
 
 def test_stretches_are_what_the_codec_gives(codec, corpus):
@@ -105,18 +120,44 @@ def test_a_prior_is_trained_by_the_loop_resumed_and_loaded(codec, corpus, tmp_pa
     assert model.sample(2, size=(9,)).shape == (2, 2, 9)
 
 
-def test_codes_of_pictures_are_learnt_with_their_labels(tmp_path):
-    torch.manual_seed(0)
-    config = AutoencoderConfig(
-        encoder=StridedEncoderConfig(strides=(2,), width=8, depth=1),
-        decoder=StridedDecoderConfig(strides=(2,), width=8, depth=1), bottleneck=VQConfig(num_codes=16, dim=4))
-    model = config.build(DigitsData().build(0).spec)
-    folder = tmp_path / "digits"
-    folder.mkdir()
-    save_model(folder, model, config)
-    source = CodesData(model=str(folder), pictures=DigitsData(), batch_size=8).build(seed=0)
+@pytest.mark.parametrize("held", ["valid", "test"])
+def test_a_prior_with_a_bigram_begins_where_counting_ends(codec, corpus, tmp_path, held):
+    """Untrained, it says of every recording what the pairs counted in training say; trained, more."""
+    experiment = Experiment(
+        data=CodesData(model=codec, corpus=corpus, tokens=400, batch_size=4, validation_batches=1),
+        model=PriorConfig(prior=CausalConfig(dim=32, depth=1, heads=2, bigram=True)),
+        train=TrainConfig(steps=30, lr=3e-3, ema=0.9))
+    source, model = build(experiment)
+    train_part = [codes for _, codes in source.indexed("train")]
+    counts = [Counts([codes[q] for codes in train_part], 32) for q in range(2)]
+    weight = best_weight(counts, [codes for _, codes in source.indexed("valid")])
+    with torch.no_grad():
+        for _, codes in source.indexed(held):
+            wanted = -sum(its.nats(row, weight) for its, row in zip(counts, codes, strict=True))
+            assert float(model.eval().log_prob(torch.from_numpy(codes)[None])) == pytest.approx(wanted, rel=1e-5)
+    train(experiment, tmp_path / "run")
+    batch, learnt = source.batch(0), load_model(tmp_path / "run")
+    assert learnt.log_prob(batch.x, batch.condition).mean() > model.log_prob(batch.x, batch.condition).mean()
+    assert torch.equal(learnt.prior.bigram.table, model.prior.bigram.table)
+
+
+def test_pictures_are_counted_row_after_row(pictures):
+    source, model = build(Experiment(
+        data=CodesData(model=pictures, pictures=DigitsData(), batch_size=8),
+        model=PriorConfig(prior=CausalConfig(dim=16, depth=1, heads=2, bigram=True)), train=TrainConfig(steps=1)))
+    rows = source.part("train").x.flatten(1).numpy()
+    single = np.bincount(rows.ravel(), minlength=16) + 0.5
+    assert model.prior.bigram.table[0].exp().numpy() == pytest.approx(single / single.sum())
+    pairs, table = np.zeros((16, 16)), model.prior.bigram.table[1:].exp().numpy()
+    np.add.at(pairs, (rows[:, :-1], rows[:, 1:]), 1)
+    often = pairs.sum(1).argmax()  # of the commonest code, smoothing matters least
+    assert table[often] == pytest.approx(pairs[often] / pairs[often].sum(), abs=0.02)
+
+
+def test_codes_of_pictures_are_learnt_with_their_labels(pictures):
+    source = CodesData(model=pictures, pictures=DigitsData(), batch_size=8).build(seed=0)
     part, inner = source.part("valid"), DigitsData().build(0).part("valid")
-    loaded = load_model(folder)
+    loaded = load_model(pictures)
     assert torch.equal(part.x, loaded.encode_levels(inner.x)[0]) and torch.equal(part.condition.label,
                                                                                 inner.condition.label)
     assert source.spec.size == (4, 4) and source.spec.codes.model == fingerprint(loaded)

@@ -24,6 +24,13 @@ def causal(data, **more):
     return sharp(CausalConfig(dim=16, depth=2, heads=2, **more).build(data).eval())
 
 
+def paired(data, **more):
+    """A causal one that begins with counted pairs, and has learnt more."""
+    prior = causal(data, bigram=True, **more)
+    prior.bigram.table.copy_(2 * torch.randn(prior.bigram.table.shape)).sub_(prior.bigram.table.logsumexp(1, True))
+    return prior
+
+
 def masked(data, **more):
     torch.manual_seed(0)
     return sharp(MaskedConfig(dim=16, depth=2, heads=2, passes=3, **more).build(data).eval())
@@ -47,7 +54,8 @@ def every(rows, size, length):
     return torch.tensor(list(itertools.product(range(size), repeat=rows * length))).view(-1, rows, length)
 
 
-@pytest.mark.parametrize("make", [causal, lambda data: masked(data, confidence=False)], ids=["causal", "masked"])
+@pytest.mark.parametrize("make", [causal, paired, lambda data: masked(data, confidence=False)],
+                         ids=["causal", "paired", "masked"])
 @pytest.mark.parametrize(("rows", "size", "length"), [(1, 3, 4), (2, 2, 3), (3, 2, 2)])
 def test_probabilities_of_all_codes_sum_to_one(make, rows, size, length):
     with torch.no_grad():
@@ -71,7 +79,8 @@ def test_what_lies_past_a_recordings_end_is_not_counted(make):
     assert float(log_prob.exp().sum()) == pytest.approx(1, abs=1e-5) and len(log_prob.unique()) > 32
 
 
-@pytest.mark.parametrize("make", [causal, lambda data: masked(data, confidence=False)], ids=["causal", "masked"])
+@pytest.mark.parametrize("make", [causal, paired, lambda data: masked(data, confidence=False)],
+                         ids=["causal", "paired", "masked"])
 def test_samples_come_as_often_as_log_prob_says(make):
     prior, codes = make(spec(2, 2)), every(2, 2, 2)
     wanted = prior.log_prob(codes).exp()
@@ -104,10 +113,10 @@ def test_a_layer_that_sees_the_future_is_caught():
     assert abs(float(broken.log_prob(every(1, 3, 4)).exp().sum()) - 1) > 0.01
 
 
-@pytest.mark.parametrize("window", [0, 3])
-def test_drawing_step_by_step_is_the_forward_pass(window):
+@pytest.mark.parametrize(("make", "window"), [(causal, 0), (causal, 3), (paired, 0)])
+def test_drawing_step_by_step_is_the_forward_pass(make, window):
     """Every draw was the one that the whole sequence's chances and the same die give."""
-    prior = causal(spec(2, 5), window=window)
+    prior = make(spec(2, 5), window=window)
     codes = prior.sample((9,), None, Drawing(), dice(3))
     places = delayed(codes)
     before = torch.nn.functional.pad(places, (1, 0), value=-1)[..., :-1]

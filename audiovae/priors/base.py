@@ -1,11 +1,14 @@
 """The contract every prior over codes keeps, and how a code is drawn from its logits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from audiovae.audio.corpus import Split
 from audiovae.config import Config, Positive, Weight, Whole
 from audiovae.errors import ConfigError, ShapeError
 from audiovae.shapes import CodeSpec, Condition
@@ -82,6 +85,9 @@ class Prior(nn.Module):
 
     codes: CodeSpec
     listens: bool = False
+
+    def count(self, recordings: Callable[[Split], Iterable[NDArray[np.int64]]]) -> None:
+        """Learn before training what is learnt by counting, of codes (Q, L) of a split; most priors count nothing."""
 
     def forward(self, codes: Tensor, condition: Condition | None = None) -> Tensor:
         """What training raises: log p of every code given those before it, in nats (B, Q, *grid), 0 where a code is

@@ -3,22 +3,28 @@
 Row q of the codes is moved q steps to the right (Copet et al. 2023, section 2.1): at place s the network gives code
 (0, s), (1, s - 1), ... (Q - 1, s - Q + 1) at once, from all that stands at places before s. So a step's coarser codes
 are known to its finer ones, and log p is the sum over places and rows, exactly. Pictures are read row by row.
+
+With a bigram its logits are added to those of counted pairs: it begins where counting ends, and learns the rest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from audiovae.audio.corpus import Split
 from audiovae.config import Config, Count, Decay, Whole
 from audiovae.errors import ShapeError
 from audiovae.nn.stepping import Caches
 from audiovae.nn.transformer import Transformer
 from audiovae.priors.base import ABSENT, Drawing, Prior, Progress, numbers, one_size
+from audiovae.priors.bigram import Bigram
 from audiovae.priors.conditions import Listener, Told, ToldConfig
 from audiovae.shapes import Condition, DataSpec
 
@@ -95,6 +101,13 @@ class CausalPrior(Prior):
         self.network = Transformer(config.dim, config.depth, config.heads, True, config.window,
                                    self.listener.context_dim, config.dropout, config.remember)
         self.head = nn.Linear(config.dim, self.rows * self.size, bias=False)
+        self.bigram = Bigram(self.rows, self.size) if config.bigram else None
+        if self.bigram is not None:
+            nn.init.zeros_(self.head.weight)  # nothing to add yet
+
+    def count(self, recordings: Callable[[Split], Iterable[NDArray[np.int64]]]) -> None:
+        if self.bigram is not None:
+            self.bigram.fit(recordings("train"), recordings("valid"))
 
     def forward(self, codes: Tensor, condition: Condition | None = None) -> Tensor:
         self._check(codes, self.dims)
@@ -145,7 +158,8 @@ class CausalPrior(Prior):
         x = self.network(x, told.context, caches)
         if caches is not None:
             x = x[:, -1:]
-        return self.head(x).unflatten(-1, (self.rows, self.size))
+        logits = self.head(x).unflatten(-1, (self.rows, self.size))
+        return logits if self.bigram is None else logits + self.bigram(before[..., -logits.shape[1]:])
 
 
 @dataclass(frozen=True)
@@ -154,6 +168,7 @@ class CausalConfig(Config):
 
     dim, depth, heads : width, layers, heads.
     window : places that each sees, itself among them; 0 for all.
+    bigram : whether it begins with the chances of pairs of codes, counted in what it is trained on.
     remember : False computes activations anew for their gradient: less memory, a third more time.
     """
 
@@ -162,6 +177,7 @@ class CausalConfig(Config):
     depth: Count = 6
     heads: Count = 4
     window: Whole = 0
+    bigram: bool = False
     dropout: Decay = 0.0
     remember: bool = True
     told: ToldConfig = ToldConfig()
