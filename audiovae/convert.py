@@ -26,17 +26,17 @@ from audiovae.codec import BLOCK, Codec
 from audiovae.differential import DifferentialFilter
 from audiovae.equalisation import LOUD, equalised, long_term_spectrum
 from audiovae.errors import AudioError, ConfigError, LabelError, VoiceError
-from audiovae.models import Autoencoder, Model
-from audiovae.retrieval import check_share, retrieved
+from audiovae.models import Model
+from audiovae.retrieval import Both, Latents, check_share
 from audiovae.shapes import Condition
 from audiovae.source_filter import SourceFilterDecoder
 from audiovae.transcode import Recording
-from audiovae.voices import MOST, Voice, check_speech, check_voice_model, decoder_of, hear
+from audiovae.voices import MOST, Voice, check_speech, check_voice_model, decoder_of, hear, loud_steps
 
 DEFAULT = "voice-16k"
 Melody = Literal["target", "source"] | float
 Mode = Literal["codes", "clear"]
-Sayer = Callable[[Tensor, int, int], Tensor]  # latents (1, D, L), first and last of their frames, to samples (T,)
+Sayer = Callable[[Tensor, int, int], Tensor]  # latents (1 or 2, D, L), first and last of their frames, to samples (T,)
 SAMPLE = 1000  # latent steps, 20 s, by which it is told how a decoder speaks, and how loud
 PASSES = 1
 RETRIEVAL = 0.5
@@ -85,15 +85,16 @@ class Converter:
         return hear(self.model, (self._taken("hear", wave, rate) for wave in recordings))
 
     def convert(self, waveform: Tensor | np.ndarray, sample_rate: int, voice: Voice, melody: Melody = "target",
-                mode: Mode = "codes", passes: int = PASSES, retrieval: float = RETRIEVAL) -> Tensor:
+                mode: Mode = "codes", passes: int = PASSES, retrieval: float = RETRIEVAL, transport: bool = True
+                ) -> Tensor:
         """A waveform (T,) or (C, T) said in ``voice``: (T',) at the model's rate.
 
         ``mode`` "codes" speaks anew what the codes say, nearest to the target's voice; "clear" filters the recording.
         ``melody`` "target" moves the pitch to the target's mean and range, "source" keeps it, a number moves it by so
         many semitones. In mode "codes" it is heard and said ``passes`` times in all: each leaves less of the source's
-        voice, and of its words (what SelfVC trains on, Neekhara 2023, used once more). Latents are drawn by the share
-        ``retrieval`` towards those nearest among the target's own (:func:`audiovae.retrieval.retrieved`), to the same
-        end.
+        voice, and of its words (what SelfVC trains on, Neekhara 2023, used once more). To the same end latents are
+        brought to where the target's own lie (``transport``, :mod:`audiovae.transport`), then drawn by the share
+        ``retrieval`` towards those nearest among them (:func:`audiovae.retrieval.retrieved`).
 
         Raises AudioError on what :meth:`Codec.encode` refuses, VoiceError on another model's voice and, in mode
         "clear", on a recording whose own voice cannot be told because hardly anybody speaks in it; ConfigError on
@@ -104,7 +105,8 @@ class Converter:
             raise AudioError(f"Converter.convert: {len(wave)} samples at {self.sample_rate} Hz are shorter than one "
                              f"latent step ({self.codec.hop}).")
         pieces = wave.split(1 << 16)
-        return torch.cat(list(self.stream(pieces, pieces, lambda: len(wave), voice, melody, mode, passes, retrieval)))
+        return torch.cat(list(self.stream(pieces, pieces, lambda: len(wave), voice, melody, mode, passes, retrieval,
+                                          transport)))
 
     def _taken(self, method: str, waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
         """A waveform as the model takes it, (T,); AudioError where its samples are not finite."""
@@ -114,8 +116,8 @@ class Converter:
         return resample(wave, sample_rate, self.sample_rate)
 
     def stream(self, first: Iterable[Tensor], again: Iterable[Tensor], num_samples: Callable[[], int], voice: Voice,
-               melody: Melody = "target", mode: Mode = "codes", passes: int = PASSES, retrieval: float = RETRIEVAL
-               ) -> Iterator[Tensor]:
+               melody: Melody = "target", mode: Mode = "codes", passes: int = PASSES, retrieval: float = RETRIEVAL,
+               transport: bool = True) -> Iterator[Tensor]:
         """A recording in pieces (n,) to pieces of what ``voice`` makes of it.
 
         It is read as ``first``, and in mode "clear" as ``again``.
@@ -125,7 +127,7 @@ class Converter:
         if voice.model != self.codec.fingerprint:
             raise VoiceError(f"the voice is of another model ({voice.model}): this one is {self.codec.fingerprint}.")
         opening = Opening(first, round(MOST * self.sample_rate) if mode == "clear" else 0)
-        found, heard = self._heard(opening, voice, retrieval if mode == "codes" else 0.0)
+        found, heard = self._heard(opening, voice, retrieval, transport)
         per = self.codec.hop // self.frame
         sung = moved(found, voice, melody)
         halo = decoder_halo(self.codec.fields[1])
@@ -134,26 +136,30 @@ class Converter:
             check_speech("the recording", float(found.voiced[:len(own) // self.frame].sum()) * self.frame
                          / self.sample_rate, len(own) / self.sample_rate, "convert it in mode codes, or give 5 s of "
                          "speech or more")
-            say = self._filtered(own, again, voice, found, sung, heard)
+            say, heard = self._filtered(own, again, voice, found, sung, heard), heard.both
             halo = (halo[0] + -(-say.halo // per), halo[1] + -(-say.halo // per))
         else:
             say = self._spoken(voice, sung, heard)
             for _ in range(passes - 1):
-                found, heard = self._heard(self._said(say, heard, halo), voice, retrieval)
+                found, heard = self._heard(self._said(say, heard, halo), voice, retrieval, transport)
                 say = self._spoken(voice, moved(found, voice, "target" if melody == "target" else "source"), heard)
         rest = num_samples()
         for piece in self._said(say, heard, halo):
             yield piece[:rest]
             rest -= len(piece)
 
-    def _heard(self, pieces: Iterable[Tensor], voice: Voice, retrieval: float) -> tuple[Prosody, "Latents"]:
-        """The prosody of samples in pieces (n,), and their latents, drawn towards the voice's."""
+    def _heard(self, pieces: Iterable[Tensor], voice: Voice, retrieval: float, transport: bool
+               ) -> tuple[Prosody, Latents]:
+        """The prosody of samples in pieces (n,), and their latents, brought to the voice's."""
         passing = ProsodyInPassing(pieces, self.sample_rate, self.frame)
         codes = torch.from_numpy(np.concatenate(list(self.codec.encode_stream(passing)), axis=1))
-        return (passing.found().padded(codes.shape[1] * self.codec.hop // self.frame),
-                Latents(self.model, codes, voice, retrieval))
+        per = self.codec.hop // self.frame
+        found = passing.found().padded(codes.shape[1] * per)
+        power = 10 ** (torch.from_numpy(found.level) / 10)
+        loud = loud_steps(10 * power.view(-1, per).mean(1).log10()) if transport else None
+        return found, Latents(self.model, codes, voice, retrieval, loud)
 
-    def _said(self, say: Sayer, heard: "Latents", halo: tuple[int, int]) -> Iterator[Tensor]:
+    def _said(self, say: Sayer, heard: Latents | Both, halo: tuple[int, int]) -> Iterator[Tensor]:
         """What ``say`` makes of latents, in pieces (n,) of whole latent steps."""
         hop, per, total = self.codec.hop, self.codec.hop // self.frame, len(heard)
         for start, stop, low, high in windows(0, total, total, halo, BLOCK):
@@ -161,7 +167,7 @@ class Converter:
                 wave = say(heard(low, high), low * per, high * per)
             yield wave[(start - low) * hop:(stop - low) * hop]
 
-    def _spoken(self, voice: Voice, sung: Prosody, heard: "Latents") -> Sayer:
+    def _spoken(self, voice: Voice, sung: Prosody, heard: Latents) -> Sayer:
         """What speaks by the decoder alone, on the whole as loud as the source."""
         sample = z, first, last = self._sample(sung, heard)
         decoder = self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, sample)
@@ -174,7 +180,7 @@ class Converter:
         return lambda z, first, last: gain * say(z, first, last)
 
     def _filtered(self, opening: Tensor, recording: Iterable[Tensor], voice: Voice, found: Prosody, sung: Prosody,
-                  heard: "Latents") -> DifferentialFilter:
+                  heard: Latents) -> DifferentialFilter:
         """The same, by a filter on the recording, whose own voice is that of its ``opening`` (T,)."""
         decoder = self.model.decoder
         assert isinstance(decoder, SourceFilterDecoder)
@@ -182,9 +188,10 @@ class Converter:
             own = check_voice_model(self.model).vector(opening[None, None])[0]
             spectrum, _ = long_term_spectrum(opening, decoder.stft)
         wave = Scroll(repitched(recording, found, sung.pitch, self.sample_rate, self.frame), behind=0)
-        sample = self._sample(found, heard)
-        decoders = (self._equalised(own, spectrum, decoder, found, sample),
-                    self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, sample))
+        z, first, last = self._sample(found, heard.both)
+        its, brought = ((row, first, last) for row in z.split(1))
+        decoders = (self._equalised(own, spectrum, decoder, found, its),
+                    self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, brought))
         return DifferentialFilter(decoders, (own, voice.vector), (found, sung), wave, self.sample_rate)
 
     def _equalised(self, vector: Tensor, spectrum: Tensor, decoder: SourceFilterDecoder, melody: Prosody,
@@ -194,7 +201,7 @@ class Converter:
             said = self._sayer(decoder, vector, melody)(*sample)
             return equalised(decoder, said, spectrum, self.sample_rate)
 
-    def _sample(self, melody: Prosody, heard: "Latents") -> tuple[Tensor, int, int]:
+    def _sample(self, melody: Prosody, heard: Latents | Both) -> tuple[Tensor, int, int]:
         """The latents of at most SAMPLE steps, those with the most voiced frames, and the first and last of these."""
         per, size = self.codec.hop // self.frame, min(SAMPLE, len(heard))
         starts = range(0, len(heard) - size, SAMPLE // 2)
@@ -212,7 +219,7 @@ class Converter:
 
     def convert_file(self, source: Path, target: Path, voice: Voice, name: str, melody: Melody = "target",
                      channel: int | None = None, sample_rate: int | None = None, mode: Mode = "codes",
-                     passes: int = PASSES, retrieval: float = RETRIEVAL) -> str:
+                     passes: int = PASSES, retrieval: float = RETRIEVAL, transport: bool = True) -> str:
         """Convert a recording of any length; a sentence on what was written.
 
         ``sample_rate`` is what to write, in Hz, None for the model's own. The file's comment says that the voice was
@@ -221,7 +228,7 @@ class Converter:
         recording = Recording(source, self.codec, channel)
         rate = sample_rate or self.sample_rate
         pieces = self.stream(recording, recording, lambda: recording.samples, voice, melody, mode, passes,
-                             retrieval)
+                             retrieval, transport)
         with AudioWriter(target, rate, comment=CONVERTED) as writer:
             try:
                 for piece in resampled(pieces, self.sample_rate, rate):
@@ -230,21 +237,6 @@ class Converter:
                 raise VoiceError(f"{source}: {error}") from None
         clipped = f" {writer.clipped} samples were beyond full scale." if writer.clipped else ""
         return f"{target}: {recording.samples / self.sample_rate:.2f} s in the voice of {name}.{clipped}"
-
-
-class Latents:
-    """What codes (Q, L) of a recording stand for, a stretch at a time, drawn by a share towards a voice's own."""
-
-    def __init__(self, model: Autoencoder, codes: Tensor, voice: Voice, share: float):
-        self.model, self.codes, self.share = model, codes, share
-        self.bank = model.bottleneck.decode(voice.codes[None, :len(codes)])[0]  # as many codebooks as the recording's
-
-    def __len__(self) -> int:
-        return self.codes.shape[1]
-
-    def __call__(self, low: int, high: int) -> Tensor:
-        """Those of steps ``low`` to ``high``, (1, D, high - low)."""
-        return retrieved(self.model.bottleneck.decode(self.codes[None, :, low:high]), self.bank, self.share)
 
 
 class Opening:

@@ -24,6 +24,8 @@ EVEN = 4  # frames on both sides over which loudness is made that of the recordi
 class DifferentialFilter:
     """From one voice to another, for latents and the frames of a recording that they are of.
 
+    What was said is told twice: as the recording's own voice says it, and as the target is to say it.
+
     Parameters
     ----------
     decoders, vectors, melodies : of the recording's own voice and of the target's: the decoder, what it is told of the
@@ -38,7 +40,7 @@ class DifferentialFilter:
     >>> with torch.no_grad():
     ...     vector = model.embedding.vector(wave[None, None])[0]
     ...     same = DifferentialFilter((model.decoder,) * 2, (vector,) * 2, (flat,) * 2, Scroll([wave], 0), 16000)
-    ...     filtered = same(torch.randn(1, model.decoder.channels_in, 10), 0, 20)
+    ...     filtered = same(torch.randn(2, model.decoder.channels_in, 10), 0, 20)
     >>> filtered.shape
     torch.Size([3200])
     """
@@ -55,10 +57,11 @@ class DifferentialFilter:
         self.bell = bell / bell.sum(0)
 
     def __call__(self, z: Tensor, first: int, last: int) -> Tensor:
-        """Latents (1, D, L) and the frames they are of, ``first`` to ``last``, to that part of the recording, (T,)."""
+        """Latents (2, D, L), the recording's own and the target's, and the frames they are of, ``first`` to ``last``,
+        to that part of the recording, (T,)."""
         stft, frames = self.decoders[0].stft, slice(first, last)
-        own, other = (_envelope(decoder, z, vector, melody[..., frames]) for decoder, vector, melody in
-                      zip(self.decoders, self.vectors, self.melodies, strict=True))
+        own, other = (_envelope(decoder, its, vector, melody[..., frames]) for decoder, its, vector, melody in
+                      zip(self.decoders, z.split(1), self.vectors, self.melodies, strict=True))
         change = ((other - own) @ self.bell).clamp(-LIMIT, LIMIT).exp()
         wave = torch.from_numpy(self.wave(first * stft.hop, last * stft.hop))
         changed = torch.fft.irfft(stft(wave[None]) * change, stft.n_fft)

@@ -1,13 +1,18 @@
-"""Latents drawn towards a voice's own, so that less is left in them of who spoke first.
+"""Latents brought to a voice's own, so that less is left in them of who spoke first.
 
-What recordings of the target hold nearest to a latent says nearly the same, in the target's voice: where kNN-VC (Baas
+All of a recording's together are brought to where the voice's lie (:mod:`audiovae.transport`), then each goes towards
+the nearest of them. What these hold nearest to a latent says nearly the same, in the target's voice: where kNN-VC (Baas
 2023, section 3) takes the mean of these neighbours for it, it goes a part of the way there.
 """
 
 import torch
 from torch import Tensor
 
+from audiovae.codec import BLOCK
 from audiovae.errors import ConfigError, ShapeError
+from audiovae.models import Autoencoder
+from audiovae.transport import Moments, Transport
+from audiovae.voices import Voice
 
 NEIGHBOURS = 4
 ROWS = 512  # latents compared at a time: all distances at once would be too many
@@ -45,3 +50,48 @@ def check_share(share: float) -> None:
     """ConfigError unless it is from 0 to 1."""
     if not 0 <= share <= 1:
         raise ConfigError(f"retrieval wants a share from 0 (none) to 1 (all the way), got {share}.")
+
+
+class Latents:
+    """What codes (Q, L) of a recording stand for, a stretch at a time, brought to a voice's own.
+
+    share : how far each is drawn towards the voice's nearest.
+    loud : (L,) bool, which are speech: by these they are transported before; None leaves them where they are.
+    """
+
+    def __init__(self, model: Autoencoder, codes: Tensor, voice: Voice, share: float, loud: Tensor | None):
+        self.model, self.codes, self.share = model, codes, share
+        self.bank = model.bottleneck.decode(voice.codes[None, :len(codes)])[0]  # as many codebooks as the recording's
+        self.transport: Transport | None = None
+        if loud is not None and loud.any() and voice.loud.any():
+            speech = (self.plain(at, at + BLOCK)[0][:, loud[at:at + BLOCK]] for at in range(0, len(self), BLOCK))
+            self.transport = Transport.between(Moments.of(speech), Moments.of([self.bank[:, voice.loud]]))
+
+    def __len__(self) -> int:
+        return self.codes.shape[1]
+
+    def __call__(self, low: int, high: int) -> Tensor:
+        """Those of steps ``low`` to ``high``, (1, D, high - low)."""
+        z = self.plain(low, high)
+        return retrieved(z if self.transport is None else self.transport(z), self.bank, self.share)
+
+    def plain(self, low: int, high: int) -> Tensor:
+        """The same as the recording has them."""
+        return self.model.bottleneck.decode(self.codes[None, :, low:high])
+
+    @property
+    def both(self) -> "Both":
+        return Both(self)
+
+
+class Both:
+    """Latents as the recording has them and as they are brought to the voice, (2, D, L)."""
+
+    def __init__(self, latents: Latents):
+        self.latents = latents
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __call__(self, low: int, high: int) -> Tensor:
+        return torch.cat([self.latents.plain(low, high), self.latents(low, high)])

@@ -13,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from audiovae.audio.io import stream_audio
-from audiovae.audio.pitch import prosody
+from audiovae.audio.pitch import level, prosody
 from audiovae.checkpoint import fingerprint, write_tensors
 from audiovae.codec import Codec
-from audiovae.equalisation import long_term_spectrum
+from audiovae.equalisation import LOUD, long_term_spectrum
 from audiovae.errors import CheckpointError, VoiceError
 from audiovae.files import atomic_file
 from audiovae.models import Autoencoder
@@ -26,7 +26,8 @@ from audiovae.source_filter import SourceFilterDecoder
 SUFFIX = ".voice"
 LEAST = 0.5  # s of voiced speech that a voice is heard from
 MOST = 120.0  # s of reference that are read: a vector says no more after that
-FORMAT = 2
+FORMAT = 3
+SILENCE = -90.0  # dB, half a step of 16 bits: nobody speaks there
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Voice:
     seconds : of recordings it was heard in.
     model : the fingerprint of the model, which alone can use it.
     codes : (Q, N), those of the recordings, from which :mod:`audiovae.retrieval` draws.
+    loud : (N,) bool, which of them are speech and no pause, to which :mod:`audiovae.transport` brings others.
     weights : of the decoder, where the voice was enrolled: by name, what is added to the model's own.
     """
 
@@ -49,6 +51,7 @@ class Voice:
     seconds: float
     model: str
     codes: Tensor
+    loud: Tensor
     weights: dict[str, Tensor] | None = None
 
     @property
@@ -58,7 +61,8 @@ class Voice:
 
     def save(self, path: Path) -> None:
         """Write it to one file, safetensors with half precision for the weights, whole or not at all."""
-        tensors = {"vector": self.vector, "spectrum": self.spectrum, "codes": self.codes.to(torch.int32)}
+        tensors = {"vector": self.vector, "spectrum": self.spectrum, "codes": self.codes.to(torch.int32),
+                   "loud": self.loud}
         tensors |= {f"weights/{name}": value.half() for name, value in (self.weights or {}).items()}
         told = {"format": FORMAT, "pitch": self.pitch, "spread": self.spread, "seconds": self.seconds,
                 "model": self.model}
@@ -77,8 +81,8 @@ class Voice:
                 raise VoiceError(f"{path} was written by {'a newer' if written > FORMAT else 'an older'} audiovae: "
                                  f"{remedy}.")
             weights = {n.removeprefix("weights/"): v.float() for n, v in tensors.items() if n.startswith("weights/")}
-            return cls(tensors["vector"], tensors["spectrum"], codes=tensors["codes"].long(), weights=weights or None,
-                       **told)
+            return cls(tensors["vector"], tensors["spectrum"], codes=tensors["codes"].long(), loud=tensors["loud"],
+                       weights=weights or None, **told)
         except VoiceError:
             raise
         except FileNotFoundError:
@@ -114,7 +118,17 @@ def hear(model: Autoencoder, recordings: Iterable[Tensor]) -> Voice:
         raise VoiceError("the recordings of the target are all shorter than one latent step: give longer ones.")
     each = codec.encode_batch(whole, rate)  # apart: where two were joined there would be no speech
     codes = torch.cat([torch.from_numpy(its.levels[0]) for its in each], dim=1).long()
-    return Voice(vector, spectrum, pitch, spread, seconds, codec.fingerprint, codes)
+    loud = torch.cat([loud_steps(level(wave, codec.hop)) for wave in whole])
+    return Voice(vector, spectrum, pitch, spread, seconds, codec.fingerprint, codes, loud)
+
+
+def loud_steps(levels: Tensor) -> Tensor:
+    """Which steps of a recording, by their levels (N,) in dB, are speech and no pause; none where all is silent.
+
+    >>> loud_steps(torch.tensor([-20.0, -60.0, -30.0])).tolist(), loud_steps(torch.full((2,), -120.0)).tolist()
+    ([True, False, True], [False, False])
+    """
+    return levels > max(float(levels.max()) - LOUD, SILENCE)
 
 
 def check_speech(owner: str, voiced: float, seconds: float, remedy: str) -> None:

@@ -16,7 +16,7 @@ LAYERS = [
     ("priors",),
     ("models",),
     ("blocks", "batches", "checkpoint", "codes", "rates", "closest_voice", "codec", "level_codec", "picture_codec",
-     "streams", "transcode", "convert", "differential", "voices", "enrolment", "equalisation", "retrieval",
+     "streams", "transcode", "convert", "differential", "voices", "enrolment", "equalisation", "retrieval", "transport",
      "export", "latents", "lm", "shards", "engines", "corpus_encoding", "picture_encoding", "generate"),
     ("metrics", "data", "code_data", "voice_data", "spectrogram_data", "alarms", "optim", "preview", "run", "train",
      "prior_training", "report", "gallery", "evaluate", "evaluate_images", "evaluate_priors",

@@ -35,10 +35,11 @@ from audiovae.equalisation import equalised, long_term_spectrum
 from audiovae.errors import CheckpointError, ConfigError, ShapeError, VoiceError
 from audiovae.models import AutoencoderConfig
 from audiovae.models.example import voice_config, voice_model
-from audiovae.retrieval import retrieved
+from audiovae.retrieval import Latents, retrieved
 from audiovae.shapes import Condition, DataSpec
 from audiovae.source_filter import SourceFilterDecoder
 from audiovae.train import Experiment, TrainConfig, train
+from audiovae.transport import Moments
 from audiovae.voice_data import VoiceData, VoiceSampler
 from audiovae.voices import Voice, hear, load_voice
 
@@ -173,12 +174,16 @@ def test_retrieval_draws_on_the_recordings_of_the_voice(converter):
     voice = converter.hear([one, other])  # some of what the source says is not said there
     codes = [torch.from_numpy(converter.codec.encode(wave, RATE).levels[0]) for wave in (one, other)]
     assert torch.equal(voice.codes, torch.cat(codes, dim=1))
-    none, half, whole = (converter.convert(source, RATE, voice, retrieval=share) for share in (0.0, 0.5, 1.0))
+    none, half, whole = (converter.convert(source, RATE, voice, retrieval=share, transport=False)
+                         for share in (0.0, 0.5, 1.0))
     assert not torch.allclose(none, half, atol=1e-3) and not torch.allclose(half, whole, atol=1e-3)
-    mute = replace(voice, codes=converter.hear([source]).codes)  # all that is said lies there: nothing moves
-    torch.testing.assert_close(converter.convert(source, RATE, mute, retrieval=1.0), none, atol=1e-4, rtol=0)
-    clear = [converter.convert(source, RATE, voice, mode="clear", retrieval=share) for share in (0.0, 1.0)]
-    assert torch.equal(*clear)
+    own = converter.hear([source])
+    mute = replace(voice, codes=own.codes, loud=own.loud)  # all that is said lies there: nothing moves
+    for transport in (False, True):
+        torch.testing.assert_close(converter.convert(source, RATE, mute, retrieval=1.0, transport=transport), none,
+                                   atol=1e-3, rtol=0)
+    clear = [converter.convert(source, RATE, its, mode="clear", retrieval=1.0) for its in (voice, mute)]
+    assert not torch.allclose(*clear, atol=1e-3)
     with pytest.raises(ConfigError, match="retrieval"):
         converter.convert(source, RATE, voice, retrieval=-0.1)
 
@@ -197,8 +202,8 @@ def test_a_recording_filtered_to_its_own_voice_is_itself(converter):
     own, other = converter.hear([source]), converter.hear([speech(200, 300, seed=1)])
     same, changed = (converter.convert(source, RATE, voice, melody="source", mode="clear") for voice in (own, other))
     inner = slice(1000, -1000)  # frames lie less thickly at the ends
-    torch.testing.assert_close(same[inner], source[inner], atol=1e-4, rtol=0)
-    assert (changed - source)[inner].abs().max() > 1e-3 and (same - source).abs().max() < 0.1 * source.abs().max()
+    torch.testing.assert_close(same[inner], source[inner], atol=2e-3, rtol=0)  # of latents, neighbours have a say
+    assert (changed - source)[inner].abs().max() > 0.02 and (same - source).abs().max() < 0.1 * source.abs().max()
 
 
 def test_a_clear_conversion_has_the_targets_pitch_and_the_sources_loudness(converter):
@@ -228,7 +233,7 @@ def test_a_filter_is_the_ratio_of_two_voices():
     for change, wanted in ((ramp, ramp), (50 * torch.sign(ramp), 2.3026 * torch.sign(ramp))):
         own = torch.rand(321).add(0.5)
         filtered = DifferentialFilter((Told(own), Told(own * change.exp())), (torch.zeros(1),) * 2, (flat,) * 2,
-                                      Scroll([noise], 0), RATE)(torch.zeros(1, 1, frames // 2), 0, frames)
+                                      Scroll([noise], 0), RATE)(torch.zeros(2, 1, frames // 2), 0, frames)
         ratio = 0.5 * (Told.stft.power(filtered).mean(0) / Told.stft.power(noise).mean(0)).log()
         off = (ratio - wanted)[[*range(10, 150), *range(170, 310)]]
         assert (off - off.mean()).abs().max() < 0.15  # but for a gain, which keeps the loudness
@@ -244,12 +249,41 @@ def test_a_reference_is_weighed_by_what_it_says(converter):
         reference(None, 1)
 
 
+def test_transport_brings_what_is_said_to_where_the_voice_lies(converter):
+    source, voice = speech(90, 250, seed=7), converter.hear([speech(180, 240, seed=2), speech(170, 230, 5.0, seed=3)])
+    codes = torch.from_numpy(converter.codec.encode(source, RATE).levels[0])
+    loud = torch.ones(codes.shape[1], dtype=torch.bool)
+    plain, brought = (Latents(converter.model, codes, voice, 0.0, its) for its in (None, loud))
+    wanted = Moments.of([brought.bank[:, voice.loud]])
+    far, near = (Moments.of([its(0, len(its))[0]]) for its in (plain, brought))
+    assert (near.mean - wanted.mean).norm() < 0.01 * (far.mean - wanted.mean).norm()
+    assert (near.covariance - wanted.covariance).norm() < 0.5 * (far.covariance - wanted.covariance).norm()
+    torch.testing.assert_close(brought(20, 60), brought(0, len(brought))[..., 20:60])
+    assert torch.equal(brought.both(20, 60), torch.cat([plain(20, 60), brought(20, 60)]))
+    said = [converter.convert(source, RATE, voice, retrieval=0.0, transport=its) for its in (False, True)]
+    assert not torch.allclose(*said, atol=1e-3)
+
+
+def test_pauses_are_not_transported_by(converter):
+    """What is said is brought to the same place, whether or not a pause follows."""
+    source, voice = speech(90, 250, seed=7), converter.hear([speech(180, 240, seed=2)])
+    codes = torch.from_numpy(converter.codec.encode(source, RATE).levels[0])
+    pause, quiet = torch.zeros(len(codes), 100, dtype=torch.int64), torch.zeros(100, dtype=torch.bool)
+    loud = torch.ones(codes.shape[1], dtype=torch.bool)
+    alone = Latents(converter.model, codes, voice, 0.0, loud)(0, len(loud))
+    followed = Latents(converter.model, torch.cat([codes, pause], 1), voice, 0.0, torch.cat([loud, quiet]))
+    torch.testing.assert_close(followed(0, len(loud)), alone)
+    silent = Latents(converter.model, pause, voice, 0.0, quiet)
+    assert torch.equal(silent(0, 100), silent.plain(0, 100))
+
+
 def test_melodies():
     frames = np.array([100, 120, 140, 100], np.float32)
     source = Prosody(frames, np.array([True, True, True, False]), np.zeros(4, np.float32))
     assert moved(source, None, "source") is source
     np.testing.assert_allclose(moved(source, None, -12.0).pitch, frames / 2, rtol=1e-5)
-    target = Voice(torch.zeros(1), torch.zeros(1), np.log(200), source.statistics()[1], 5.0, "", torch.zeros(1, 1))
+    target = Voice(torch.zeros(1), torch.zeros(1), np.log(200), source.statistics()[1], 5.0, "", torch.zeros(1, 1),
+                   torch.ones(1) > 0)
     sung_so = moved(source, target, "target")
     logs = np.log(sung_so.pitch[:3])
     assert abs(logs.mean() - np.log(200)) < 1e-3 and abs(logs.std() - target.spread) < 1e-3

@@ -60,8 +60,11 @@ class Arguments:
     passes: int = PASSES
     """In mode `codes`, how many times it is said: each time leaves less of the source's voice, and of its words."""
     retrieval: float = RETRIEVAL
-    """In mode `codes`, how far what was said is drawn, from 0 to 1, towards what lies nearest in the target's own
-    recordings: further leaves less of the source's voice, and of its words."""
+    """How far what was said is drawn, from 0 to 1, towards what lies nearest in the target's own recordings: further
+    leaves less of the source's voice, and of its words."""
+    transport: bool = True
+    """Whether what was said is brought, before that, to where the target's own recordings lie in all: less is left of
+    the source's voice."""
     corpus: Path | None = None
     """Prepared corpus with the speakers that --to names (default: the one the model was trained on)."""
     kbps: float | None = None
@@ -89,10 +92,10 @@ def main(argv: list[str]) -> int:
         converter = Converter(model, arguments.kbps)
         each = {Path(name).stem: _by_ear(converter, name, tune, arguments) for name in targets}
     else:
-        if (arguments.pitch, arguments.mode, arguments.passes, arguments.retrieval, arguments.corpus, arguments.rate
-                ) != ("target", "codes", PASSES, RETRIEVAL, None, None):
-            raise ConfigError("--pitch, --mode, --passes, --retrieval, --corpus and --rate want a model with a "
-                              "reference encoder; this one is told its speakers by name: leave them out.")
+        if (arguments.pitch, arguments.mode, arguments.passes, arguments.retrieval, arguments.transport,
+                arguments.corpus, arguments.rate) != ("target", "codes", PASSES, RETRIEVAL, True, None, None):
+            raise ConfigError("--pitch, --mode, --passes, --retrieval, --no-transport, --corpus and --rate want a "
+                              "model with a reference encoder; this one is told its speakers by name: leave them out.")
         codec = Codec(model, arguments.kbps)
         for target in targets:
             check_target(codec, target)
@@ -121,7 +124,7 @@ def _by_ear(converter: Converter, name: str, tune: Melody, arguments: Arguments)
     print(f"{name}: {how} {voice.seconds:.1f} s, {voice.hertz:.0f} Hz on average.")
     return lambda source, output: converter.convert_file(
         source, output, voice, name, tune, arguments.channel, arguments.rate, arguments.mode,
-        arguments.passes, arguments.retrieval)
+        arguments.passes, arguments.retrieval, arguments.transport)
 
 
 def melody(pitch: str) -> Melody:
