@@ -124,15 +124,16 @@ class ByModel:
     the target's, heard in the references; in the target's, enrolled on the references; both of these as filters on the
     source."""
 
-    def __init__(self, model: Model, passes: int, retrieval: float, kbps: float | None):
-        self.converter, self.passes, self.retrieval = Converter(model, kbps), passes, retrieval
+    def __init__(self, model: Model, arguments: "Arguments"):
+        self.converter, self.arguments = Converter(model, arguments.kbps), arguments
         self.enrolled: dict[tuple[str, ...], Voice] = {}
 
     def __call__(self, trial: Trial, mode: str) -> Wave:
         source = self.heard(trial.source)
-        melody = "source" if mode == "own" else "target"
-        said = self.converter.convert(source, self.converter.sample_rate, self.voice(trial, mode), melody,
-                                      "clear" if mode.startswith("clear") else "codes", self.passes, self.retrieval)
+        said = self.converter.convert(
+            source, self.converter.sample_rate, self.voice(trial, mode), "source" if mode == "own" else "target",
+            "clear" if mode.startswith("clear") else "codes", self.arguments.passes, self.arguments.retrieval,
+            self.arguments.transport)
         return resample(said, self.converter.sample_rate, RATE).numpy()
 
     def voice(self, trial: Trial, mode: str) -> Voice:
@@ -197,7 +198,9 @@ class Arguments:
     passes: int = PASSES
     """In mode codes, how many times it is said; where not as usual, the systems' names say so."""
     retrieval: float = RETRIEVAL
-    """In mode codes, how far latents are drawn to the target's own; where not as usual, the systems' names say so."""
+    """How far latents are drawn to the target's own; where not as usual, the systems' names say so."""
+    transport: bool = True
+    """Whether they are brought before to where the target's lie in all; the systems' names say where not."""
     kbps: float | None = None
     """Most kbit/s of the model's codes to use; the systems' names say so (default: all)."""
     seconds: tuple[float, ...] = ()
@@ -214,19 +217,21 @@ def chosen(arguments: Arguments) -> dict[str, System]:
     model, prefix = load_model(arguments.model), f"{Path(arguments.model).name}-"
     if not is_voice_model(model):
         return _some({NAMED: ByName(model)}, arguments, prefix)
-    speaker = ByModel(model, arguments.passes, arguments.retrieval, arguments.kbps)
-    moved = (arguments.passes, arguments.retrieval) != (PASSES, RETRIEVAL)
-    modes = [mode for mode in MODES if not (moved and mode.startswith("clear"))]  # a filter knows neither
+    speaker = ByModel(model, arguments)
+    modes = [mode for mode in MODES if arguments.passes == PASSES or not mode.startswith("clear")]  # a filter: once
     suffix = f"-{arguments.passes}" if arguments.passes != PASSES else ""
     suffix += f"-retrieval{arguments.retrieval:g}" if arguments.retrieval != RETRIEVAL else ""
     suffix += f"-{arguments.kbps:g}kbps" if arguments.kbps else ""
+    suffix += "" if arguments.transport else "-not-transported"
     return _some({mode: partial(speaker, mode=mode) for mode in modes}, arguments, prefix, suffix)
 
 
 def _some(known: dict[str, System], arguments: Arguments, prefix: str, suffix: str | None = None) -> dict[str, System]:
     """Those asked for; ``suffix`` says how they differ from the usual, and None that they know no other way."""
-    if suffix is None and (arguments.passes, arguments.retrieval, arguments.kbps) != (PASSES, RETRIEVAL, None):
-        raise ConfigError("--passes, --retrieval and --kbps want a --model that hears its speakers: leave them out.")
+    if suffix is None and (arguments.passes, arguments.retrieval, arguments.kbps, arguments.transport) != (
+            PASSES, RETRIEVAL, None, True):
+        raise ConfigError("--passes, --retrieval, --kbps and --no-transport want a --model that hears its speakers: "
+                          "leave them out.")
     if arguments.seconds:
         known = {name: system for name, system in known.items() if name not in UNTOLD}
     if unknown := set(arguments.systems) - set(known):
