@@ -241,7 +241,7 @@ def test_a_model_that_goes_by_names_says_the_trials_of_those_it_knows(recipe, co
     assert "wants a model that hears its speakers" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--kbps", "0.4"], ["--passes", "2"], ["--retrieval", "0"], ["--no-transport"]])
+@pytest.mark.parametrize("words", [["--kbps", "0.4"], ["--passes", "2"], ["--retrieval", "0.5"], ["--no-transport"]])
 def test_what_a_system_cannot_do_is_refused(recipe, converted, words, capsys):
     assert recipe.baselines.main([str(converted), *words]) == 2
     assert "want a --model that hears its speakers" in capsys.readouterr().err
