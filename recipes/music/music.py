@@ -40,9 +40,9 @@ def main(folder: Path) -> int:
     train(3, "A model learns to code music at two levels, 12.5 and 50 times a second, in 4 minutes", codec,
           "small.toml", settings)
     settings = [*settings, "--data.model", codec]
-    train(4, "A prior learns what follows what among the slow codes, told artist, genre and place, in 2 minutes", top,
+    train(4, "A prior learns what follows what among the slow codes, told artist, genre and place, in a minute", top,
           "small_top.toml", settings)
-    train(5, "A prior learns the fast codes under the slow ones, in 3 minutes", bottom, "small_bottom.toml", settings)
+    train(5, "A prior learns the fast codes under the slow ones, in a minute", bottom, "small_bottom.toml", settings)
 
     wanted = [songs / f"{genre.lower()}.wav" for genre in GENRES]
     say(6, f"New music, a minute a genre: {songs}", done=all(path.exists() for path in wanted))
@@ -82,7 +82,7 @@ def write_report(folder: Path, songs: list[Path], seconds: list[float]) -> None:
                      load_model(find_checkpoint(folder / name)).parameters())
     page = Report("New music, from nothing",
                   lead=f"Codes at two levels and a prior for each, {parameters / 1e6:.1f} million parameters, trained "
-                       "for 9 minutes on music that a small program composed. It proves that the pipeline runs, and is "
+                       "for 6 minutes on music that a small program composed. It proves that the pipeline runs, and is "
                        "no measure of music.")
     page.section("Listen")
     for path in songs:
