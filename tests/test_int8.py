@@ -120,9 +120,14 @@ def test_steps_of_a_batch_are_those_of_one_bit_for_bit():
     assert (steps(codes) - small._logits(codes, told)).abs().mean() < 0.1 * (steps(codes) - float_steps).abs().mean()
 
 
+@pytest.mark.parametrize("bigram", [False, True])
 @torch.no_grad()
-def test_probabilities_still_sum_to_one():
-    small = quantized(prior(rows=1, size=3))
+def test_probabilities_still_sum_to_one(bigram):
+    whole = prior(rows=1, size=3, bigram=bigram)
+    if bigram:
+        whole.count(lambda split: [torch.randint(3, (1, 40), generator=torch.Generator().manual_seed(0)).numpy()])
+    small = quantized(whole)
+    assert not bigram or torch.equal(small.bigram.table, whole.bigram.table)
     codes = torch.cartesian_prod(*[torch.arange(3)] * 4)[:, None]
     assert float(small.log_prob(codes).exp().sum()) == pytest.approx(1, abs=1e-5)
 
