@@ -24,10 +24,10 @@ from audiovae.blocks import decoder_halo, windows
 from audiovae.checkpoint import load_model
 from audiovae.codec import BLOCK, Codec
 from audiovae.differential import DifferentialFilter
-from audiovae.equalisation import LOUD, equalised, long_term_spectrum
+from audiovae.equalisation import equalised, is_loud, long_term_spectrum
 from audiovae.errors import AudioError, ConfigError, LabelError, VoiceError
 from audiovae.models import Model
-from audiovae.retrieval import Both, Latents, check_share
+from audiovae.retrieval import Latents, check_share
 from audiovae.shapes import Condition
 from audiovae.source_filter import SourceFilterDecoder
 from audiovae.transcode import Recording
@@ -127,7 +127,7 @@ class Converter:
         if voice.model != self.codec.fingerprint:
             raise VoiceError(f"the voice is of another model ({voice.model}): this one is {self.codec.fingerprint}.")
         opening = Opening(first, round(MOST * self.sample_rate) if mode == "clear" else 0)
-        found, heard = self._heard(opening, voice, retrieval, transport)
+        found, heard = self._heard(opening, voice, retrieval, transport, beside=mode == "clear")
         per = self.codec.hop // self.frame
         sung = moved(found, voice, melody)
         halo = decoder_halo(self.codec.fields[1])
@@ -136,7 +136,7 @@ class Converter:
             check_speech("the recording", float(found.voiced[:len(own) // self.frame].sum()) * self.frame
                          / self.sample_rate, len(own) / self.sample_rate, "convert it in mode codes, or give 5 s of "
                          "speech or more")
-            say, heard = self._filtered(own, again, voice, found, sung, heard), heard.both
+            say = self._filtered(own, again, voice, found, sung, heard)
             halo = (halo[0] + -(-say.halo // per), halo[1] + -(-say.halo // per))
         else:
             say = self._spoken(voice, sung, heard)
@@ -148,18 +148,18 @@ class Converter:
             yield piece[:rest]
             rest -= len(piece)
 
-    def _heard(self, pieces: Iterable[Tensor], voice: Voice, retrieval: float, transport: bool
+    def _heard(self, pieces: Iterable[Tensor], voice: Voice, retrieval: float, transport: bool, beside: bool = False
                ) -> tuple[Prosody, Latents]:
-        """The prosody of samples in pieces (n,), and their latents, brought to the voice's."""
+        """The prosody of samples in pieces (n,), and their latents, brought to the voice's, ``beside`` their own."""
         passing = ProsodyInPassing(pieces, self.sample_rate, self.frame)
         codes = torch.from_numpy(np.concatenate(list(self.codec.encode_stream(passing)), axis=1))
         per = self.codec.hop // self.frame
         found = passing.found().padded(codes.shape[1] * per)
         power = 10 ** (torch.from_numpy(found.level) / 10)
         loud = loud_steps(10 * power.view(-1, per).mean(1).log10()) if transport else None
-        return found, Latents(self.model, codes, voice, retrieval, loud)
+        return found, Latents(self.model, codes, voice, retrieval, loud, beside)
 
-    def _said(self, say: Sayer, heard: Latents | Both, halo: tuple[int, int]) -> Iterator[Tensor]:
+    def _said(self, say: Sayer, heard: Latents, halo: tuple[int, int]) -> Iterator[Tensor]:
         """What ``say`` makes of latents, in pieces (n,) of whole latent steps."""
         hop, per, total = self.codec.hop, self.codec.hop // self.frame, len(heard)
         for start, stop, low, high in windows(0, total, total, halo, BLOCK):
@@ -173,7 +173,7 @@ class Converter:
         decoder = self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, sample)
         say = self._sayer(decoder, voice.vector, sung)
         level = torch.from_numpy(sung.level[first:last]).double()
-        loud = level > level.max() - LOUD  # a decoder may be at its own level in pauses
+        loud = is_loud(level)  # a decoder may be at its own level in pauses
         with torch.no_grad():
             power = say(z, first, last).double().view(len(level), -1).square().mean(1)
         gain = float((10 ** (level[loud] / 10)).mean() / power[loud].mean().clamp(min=1e-12)) ** 0.5
@@ -188,7 +188,7 @@ class Converter:
             own = check_voice_model(self.model).vector(opening[None, None])[0]
             spectrum, _ = long_term_spectrum(opening, decoder.stft)
         wave = Scroll(repitched(recording, found, sung.pitch, self.sample_rate, self.frame), behind=0)
-        z, first, last = self._sample(found, heard.both)
+        z, first, last = self._sample(found, heard)
         its, brought = ((row, first, last) for row in z.split(1))
         decoders = (self._equalised(own, spectrum, decoder, found, its),
                     self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, brought))
@@ -201,7 +201,7 @@ class Converter:
             said = self._sayer(decoder, vector, melody)(*sample)
             return equalised(decoder, said, spectrum, self.sample_rate)
 
-    def _sample(self, melody: Prosody, heard: Latents | Both) -> tuple[Tensor, int, int]:
+    def _sample(self, melody: Prosody, heard: Latents) -> tuple[Tensor, int, int]:
         """The latents of at most SAMPLE steps, those with the most voiced frames, and the first and last of these."""
         per, size = self.codec.hop // self.frame, min(SAMPLE, len(heard))
         starts = range(0, len(heard) - size, SAMPLE // 2)

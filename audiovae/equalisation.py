@@ -19,6 +19,15 @@ MOST = 2.3  # ln gain, 20 dB, that is added or taken at most
 DOUBT = 50.0  # frames of speech for which half of the difference is believed
 
 
+def is_loud(level: Tensor) -> Tensor:
+    """Which frames, by their levels (N,) in dB, are no pauses.
+
+    >>> is_loud(torch.tensor([-20.0, -60.0, -30.0])).tolist()
+    [True, False, True]
+    """
+    return level > level.max() - LOUD
+
+
 def long_term_spectrum(wave: Tensor, stft: STFT) -> tuple[Tensor, int]:
     """Mean ln power (F,) of a waveform's (T,) loud frames, and how many they are.
 
@@ -28,7 +37,7 @@ def long_term_spectrum(wave: Tensor, stft: STFT) -> tuple[Tensor, int]:
     """
     power = stft.power(wave)
     level = 10 * power.sum(1).clamp(min=1e-12).log10()
-    loud = power[level > level.max() - LOUD]
+    loud = power[is_loud(level)]
     return (loud + 1e-8).log().mean(0), len(loud)
 
 

@@ -57,10 +57,12 @@ class Latents:
 
     share : how far each is drawn towards the voice's nearest.
     loud : (L,) bool, which are speech: by these they are transported before; None leaves them where they are.
+    beside : whether the recording's own come with them, first.
     """
 
-    def __init__(self, model: Autoencoder, codes: Tensor, voice: Voice, share: float, loud: Tensor | None):
-        self.model, self.codes, self.share = model, codes, share
+    def __init__(self, model: Autoencoder, codes: Tensor, voice: Voice, share: float, loud: Tensor | None,
+                 beside: bool = False):
+        self.model, self.codes, self.share, self.beside = model, codes, share, beside
         self.bank = model.bottleneck.decode(voice.codes[None, :len(codes)])[0]  # as many codebooks as the recording's
         self.transport: Transport | None = None
         if loud is not None and loud.any() and voice.loud.any():
@@ -71,27 +73,11 @@ class Latents:
         return self.codes.shape[1]
 
     def __call__(self, low: int, high: int) -> Tensor:
-        """Those of steps ``low`` to ``high``, (1, D, high - low)."""
+        """Those of steps ``low`` to ``high``, (1, D, high - low), or (2, D, high - low) with the recording's own."""
         z = self.plain(low, high)
-        return retrieved(z if self.transport is None else self.transport(z), self.bank, self.share)
+        brought = retrieved(z if self.transport is None else self.transport(z), self.bank, self.share)
+        return torch.cat([z, brought]) if self.beside else brought
 
     def plain(self, low: int, high: int) -> Tensor:
-        """The same as the recording has them."""
+        """Those of the recording itself, (1, D, high - low)."""
         return self.model.bottleneck.decode(self.codes[None, :, low:high])
-
-    @property
-    def both(self) -> "Both":
-        return Both(self)
-
-
-class Both:
-    """Latents as the recording has them and as they are brought to the voice, (2, D, L)."""
-
-    def __init__(self, latents: Latents):
-        self.latents = latents
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-    def __call__(self, low: int, high: int) -> Tensor:
-        return torch.cat([self.latents.plain(low, high), self.latents(low, high)])

@@ -16,7 +16,7 @@ from audiovae.audio.io import stream_audio
 from audiovae.audio.pitch import level, prosody
 from audiovae.checkpoint import fingerprint, write_tensors
 from audiovae.codec import Codec
-from audiovae.equalisation import LOUD, long_term_spectrum
+from audiovae.equalisation import is_loud, long_term_spectrum
 from audiovae.errors import CheckpointError, VoiceError
 from audiovae.files import atomic_file
 from audiovae.models import Autoencoder
@@ -128,7 +128,7 @@ def loud_steps(levels: Tensor) -> Tensor:
     >>> loud_steps(torch.tensor([-20.0, -60.0, -30.0])).tolist(), loud_steps(torch.full((2,), -120.0)).tolist()
     ([True, False, True], [False, False])
     """
-    return levels > max(float(levels.max()) - LOUD, SILENCE)
+    return is_loud(levels) & (levels > SILENCE)
 
 
 def check_speech(owner: str, voiced: float, seconds: float, remedy: str) -> None:

@@ -24,7 +24,7 @@ class Counts:
     single : p(b), (K,).
 
     >>> tick = Counts([np.tile([0, 1], 50)], size=2)
-    >>> round(tick.nats(np.array([0, 1, 0, 1]), weight=0.3), 3)  # the first code costs ln 2, the others hardly anything
+    >>> round(float(tick.nats(np.array([0, 1, 0, 1]), weight=0.3)), 3)  # the first code costs ln 2, the others hardly anything
     0.702
     >>> np.exp(tick.log_chances(weight=0.3)).round(2)
     array([[0., 1.],
@@ -43,13 +43,15 @@ class Counts:
         """-Σ log p(b) of a sequence (L,)."""
         return float(-np.log(self.single[row]).sum())
 
-    def nats(self, row: Codes, weight: float) -> float:
-        """-log p of a sequence (L,): its first code by itself, every other one given the one before."""
+    def nats(self, row: Codes, weight: float | Sequence[float]) -> NDArray[np.float64]:
+        """-log p of a sequence (L,), for each weight: its first code by itself, every other one given the one before.
+        """
         asked = row[:-1] * self.size + row[1:]
         at = np.searchsorted(self.keys, asked).clip(max=max(len(self.keys) - 1, 0))
         seen = np.where(self.keys[at] == asked, self.numbers[at], 0) if len(self.keys) else np.zeros(len(asked))
-        p = (seen + weight * self.single[row[1:]]) / (self.before[row[:-1]] + weight)
-        return float(-np.log(p).sum() - np.log(self.single[row[0]]))
+        weights = np.asarray(weight)[..., None]
+        p = (seen + weights * self.single[row[1:]]) / (self.before[row[:-1]] + weights)
+        return -np.log(p).sum(-1) - np.log(self.single[row[0]])
 
     def log_chances(self, weight: float) -> NDArray[np.float64]:
         """log p(b | a) (K, K) of every pair."""
@@ -60,8 +62,8 @@ class Counts:
 
 def best_weight(counts: Sequence[Counts], held: Sequence[Codes]) -> float:
     """Which of SMOOTHING says most of ``held`` (Q, L), one of ``counts`` for each of Q rows."""
-    return min(SMOOTHING, key=lambda weight: sum(
-        its.nats(row, weight) for codes in held for its, row in zip(counts, codes, strict=True)))
+    nats = sum(its.nats(row, SMOOTHING) for codes in held for its, row in zip(counts, codes, strict=True))
+    return SMOOTHING[int(np.argmin(nats))]
 
 
 class Bigram(nn.Module):

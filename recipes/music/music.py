@@ -82,7 +82,7 @@ def write_report(folder: Path, songs: list[Path], seconds: list[float]) -> None:
                      load_model(find_checkpoint(folder / name)).parameters())
     page = Report("New music, from nothing",
                   lead=f"Codes at two levels and a prior for each, {parameters / 1e6:.1f} million parameters, trained "
-                       "for 6 minutes on music that a small program composed. It proves that the pipeline runs, and is "
+                       "for 5 minutes on music that a small program composed. It proves that the pipeline runs, and is "
                        "no measure of music.")
     page.section("Listen")
     for path in songs:
