@@ -24,7 +24,7 @@ class Counts:
     single : p(b), (K,).
 
     >>> tick = Counts([np.tile([0, 1], 50)], size=2)
-    >>> round(float(tick.nats(np.array([0, 1, 0, 1]), weight=0.3)), 3)  # the first code costs ln 2, the others hardly anything
+    >>> round(float(tick.nats(np.array([0, 1, 0, 1]), weight=0.3)), 3)  # the first costs ln 2, the others little
     0.702
     >>> np.exp(tick.log_chances(weight=0.3)).round(2)
     array([[0., 1.],
