@@ -14,6 +14,8 @@ from audiovae.metrics import (
     centroid,
     equal_error,
     pitch_contour,
+    pitch_correlation,
+    pitch_difference,
     pitch_error,
     pitch_moved,
     pitch_statistics,
@@ -111,6 +113,26 @@ def test_a_glide_is_followed_and_its_error_is_the_semitones_it_is_off():
         assert pitch_error(found, wanted * 2 ** (off / 12)) == pytest.approx(abs(off), abs=0.1)
 
 
+def test_medians_of_pitch_are_as_far_apart_as_they_were_set_and_a_wild_tenth_moves_them_little():
+    rng = np.random.default_rng(0)
+    contour = 120 * np.exp(0.1 * rng.standard_normal(1000)) * (rng.random(1000) > 0.3)
+    for semitones in (-7.0, 0.0, 3.5):
+        other = np.concatenate([contour, contour]) * 2 ** (-semitones / 12)
+        assert pitch_difference(contour, other) == pytest.approx(semitones)
+    wild = np.where(rng.random(1000) < 0.1, 480 * (contour > 0), contour)
+    assert abs(pitch_difference(wild, contour)) < 0.5 < 2 < abs(12 * np.log2(wild[wild > 0].mean() / 120))
+
+
+def test_melodies_correlate_wherever_they_lie_and_not_when_shuffled():
+    rng = np.random.default_rng(0)
+    contour = np.exp(4.8 + 0.2 * np.sin(np.arange(300) / 20)) * (rng.random(300) > 0.3)
+    assert pitch_correlation(pitch_moved(contour, mean=5.3, deviation=0.1), contour) == pytest.approx(1)
+    assert pitch_correlation(np.where(contour > 0, 1e4 / np.maximum(contour, 1), 0), contour) == pytest.approx(-1)
+    assert abs(pitch_correlation(rng.permutation(contour), contour)) < 0.3
+    noisy = contour * np.exp(0.2 / np.sqrt(2) * rng.standard_normal(300))  # as much noise as melody
+    assert pitch_correlation(noisy, contour) == pytest.approx(np.sqrt(0.5), abs=0.1)
+
+
 def test_a_pitch_that_was_moved_has_the_statistics_asked_for():
     rng = np.random.default_rng(0)
     contour = np.exp(4.8 + 0.2 * rng.standard_normal(300)) * (rng.random(300) > 0.3)
@@ -123,7 +145,9 @@ def test_a_pitch_that_was_moved_has_the_statistics_asked_for():
 
 def test_what_has_no_pitch_is_refused():
     silent = np.zeros(100)
-    for act in (lambda: pitch_statistics(silent), lambda: pitch_error(silent, silent + 100)):
+    for act in (lambda: pitch_statistics(silent), lambda: pitch_error(silent, silent + 100),
+                lambda: pitch_difference(silent + 100, silent), lambda: pitch_correlation(silent, silent + 100),
+                lambda: pitch_correlation(silent + 100, silent + 100)):
         with pytest.raises(AudioError, match="pitch"):
             act()
     with pytest.raises(ShapeError, match="100 and 200 frames"):

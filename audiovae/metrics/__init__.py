@@ -21,7 +21,14 @@ from audiovae.metrics.generation import (
     precision_recall,
 )
 from audiovae.metrics.interval import Interval, mean_interval
-from audiovae.metrics.melody import pitch_contour, pitch_error, pitch_moved, pitch_statistics
+from audiovae.metrics.melody import (
+    pitch_contour,
+    pitch_correlation,
+    pitch_difference,
+    pitch_error,
+    pitch_moved,
+    pitch_statistics,
+)
 from audiovae.metrics.music import chroma, chroma_similarity, rhythm_similarity, self_similarity, timbre_distance
 from audiovae.metrics.opinion import predicted_mos
 from audiovae.metrics.perceptual import pesq_nb, pesq_wb, stoi
@@ -72,6 +79,8 @@ __all__ = [
     "pesq_nb",
     "pesq_wb",
     "pitch_contour",
+    "pitch_correlation",
+    "pitch_difference",
     "pitch_error",
     "pitch_moved",
     "pitch_statistics",

@@ -57,6 +57,34 @@ def pitch_moved(contour: Contour, mean: float, deviation: float) -> Contour:
     return np.where(voiced, np.exp(mean + scale * (logs - own)), 0.0)
 
 
+def pitch_difference(contour: Contour, other: Contour) -> float:
+    """Semitones from the median pitch of one contour to that of another, of whatever lengths; AudioError on no pitch.
+
+    Medians, because a tracker that takes noise for a voice moves means.
+
+    >>> pitch_difference(np.array([220.0, 0.0]), np.array([110.0, 110.0, 110.0]))
+    12.0
+    """
+    one, two = (np.median(np.log2(its[its > 0])) if (its > 0).any() else None for its in (contour, other))
+    if one is None or two is None:
+        raise AudioError("a recording has no pitch: give one of someone speaking.")
+    return float(12 * (one - two))
+
+
+def pitch_correlation(contour: Contour, other: Contour) -> float:
+    """How alike two melodies run: the correlation of ln pitch over the frames where both have one, from -1 to 1.
+
+    Raises as :func:`pitch_error`, and AudioError where one of them stays at one pitch.
+
+    >>> pitch_correlation(np.array([100.0, 0.0, 120.0, 110.0]), np.array([200.0, 0.0, 240.0, 220.0]))
+    1.0
+    """
+    logs = np.log(_both_voiced(contour, other))
+    if min(logs.std(1)) < 1e-9:
+        raise AudioError("a recording stays at one pitch, so that melodies cannot be compared.")
+    return round(float(np.corrcoef(logs)[0, 1]), 12)
+
+
 def pitch_error(contour: Contour, wanted: Contour) -> float:
     """Median distance in semitones from the wanted pitch, over the frames where both have one.
 
@@ -66,11 +94,17 @@ def pitch_error(contour: Contour, wanted: Contour) -> float:
     >>> pitch_error(np.array([220.0, 0.0, 220.0]), wanted=np.array([110.0, 110.0, 110.0]))
     12.0
     """
-    length = min(len(contour), len(wanted))
-    if abs(len(contour) - len(wanted)) > max(3, 0.1 * length):
-        raise ShapeError(f"pitch_error wants two contours of one length, got {len(contour)} and {len(wanted)} frames.")
-    found, wanted = contour[:length], wanted[:length]
-    both = (found > 0) & (wanted > 0)
-    if not both.any():
-        raise AudioError("no frame has a pitch both in the recording and in what was wanted of it.")
-    return float(np.median(np.abs(12 * np.log2(found[both] / wanted[both]))))
+    found, wanted = _both_voiced(contour, wanted)
+    return float(np.median(np.abs(12 * np.log2(found / wanted))))
+
+
+def _both_voiced(contour: Contour, other: Contour) -> Contour:
+    """(2, n) the frames of two contours in which both have a pitch."""
+    length = min(len(contour), len(other))
+    if abs(len(contour) - len(other)) > max(3, 0.1 * length):
+        raise ShapeError(f"melodies of one length can be compared, got {len(contour)} and {len(other)} frames.")
+    pair = np.stack([contour[:length], other[:length]])
+    pair = pair[:, (pair > 0).all(0)]
+    if not pair.size:
+        raise AudioError("no frame has a pitch both in the recording and in what it is compared with.")
+    return pair

@@ -27,9 +27,8 @@ from audiovae.files import atomic_file
 from audiovae.metrics import (
     Interval,
     mean_interval,
-    pitch_error,
-    pitch_moved,
-    pitch_statistics,
+    pitch_correlation,
+    pitch_difference,
     spoken_words,
     word_error_rate,
 )
@@ -37,7 +36,7 @@ from audiovae.report import Report, Table
 
 Row = dict[str, Any]
 TO_TARGET, TO_SOURCE, NEARER, ACCEPTED = "to target", "to source", "nearer to target, %", "accepted, %"
-WORDS, PITCH, OPINION = "WER", "pitch error, st", "predicted MOS"
+WORDS, PITCH, MELODY, OPINION = "WER", "pitch error, st", "melody kept", "predicted MOS"
 WORST_BY = ((TO_TARGET, False), (WORDS, True), (PITCH, True), (OPINION, False))  # and whether high is bad
 
 
@@ -59,9 +58,10 @@ def by_recogniser(path: Path, trial: Trial, answers: Answers, calibration: Calib
 
 
 def by_pitch(path: Path, trial: Trial, answers: Answers, calibration: Calibration) -> Row:
-    theirs = pitch_statistics(np.concatenate([answers.contour(it) for it in trial.references]))
-    wanted = pitch_moved(answers.contour(trial.source), *theirs)
-    return {PITCH: pitch_error(answers.contour(path), wanted)}
+    """How far the median pitch is from that of the target's recordings, and how the contour correlates with the
+    source's."""
+    theirs, found = np.concatenate([answers.contour(it) for it in trial.kept]), answers.contour(path)
+    return {PITCH: abs(pitch_difference(found, theirs)), MELODY: pitch_correlation(found, answers.contour(trial.source))}
 
 
 def by_opinion(path: Path, trial: Trial, answers: Answers, calibration: Calibration) -> Row:
@@ -94,7 +94,7 @@ def all_judged(folder: Path, systems: Sequence[str], trials: Sequence[Trial], an
 
 def measures(rows: Sequence[Row]) -> list[str]:
     """Those of the measures that were judged, in the order of the table."""
-    order = (TO_TARGET, TO_SOURCE, NEARER, ACCEPTED, WORDS, PITCH, OPINION)
+    order = (TO_TARGET, TO_SOURCE, NEARER, ACCEPTED, WORDS, PITCH, MELODY, OPINION)
     return [name for name in order if any(row.get(name) is not None for row in rows)]
 
 
