@@ -1,9 +1,9 @@
 """Discriminators against blur and buzz: networks that learn to tell reconstructions from data, place by place.
 
-On the data itself (Isola 2017, section 3.2.2), or on the spectra of waveforms at several resolutions (Défossez 2022,
-section 3.4; Jang 2021). The hinge loss of Lim & Ye 2017; the adaptive weight of Esser 2021, eq. 7. Training takes
-turns: the model's step adds :meth:`Adversary.weighed` to its loss, then a second optimizer takes a step on
-:meth:`Adversary.forward`. A model trained so bounds no likelihood, and its loss reports no ELBO.
+On the data itself (Isola 2017, section 3.2.2), or on the spectra of waveforms at several resolutions (Jang 2021). The
+hinge loss of Lim & Ye 2017; the adaptive weight of Esser 2021, eq. 7. Training takes turns: the model's step adds
+:meth:`Adversary.weighed` to its loss, then a second optimizer takes a step on :meth:`Adversary.forward`. A model
+trained so bounds no likelihood, and its loss reports no ELBO.
 """
 
 from dataclasses import dataclass
@@ -76,38 +76,67 @@ class PatchDiscriminator(nn.Module):
         return Verdict((self.head(x),), tuple(features))
 
 
-class STFTDiscriminator(nn.Module):
-    """A patch discriminator for each of several complex spectra of a waveform, frames by bins.
+class SpectrumDiscriminator(nn.Module):
+    """A score for each patch of a picture of a spectrum, frames by bins: higher where it looks real.
 
-    Short windows show a buzz between the frames of a decoder, long ones a note between its harmonics. A bin's
-    magnitude relative to white noise of deviation 1 is raised to 0.3, as loudness is, and keeps its phase: else the
-    loudest bins would be all there is to see.
+    Convolutions that see three frames and more bins than frames (Jang 2021), with strides over the bins, once over the
+    frames. Weights are as they are: normalised spectrally it would learn more slowly.
+
+    Shapes: (B, C, L, F) -> scores (B, 1, L / 2, F / 8), rounded up; ``field`` is along frames.
+
+    >>> SpectrumDiscriminator(1)(torch.zeros(4, 1, 10, 65)).scores[0].shape
+    torch.Size([4, 1, 5, 9])
+    """
+
+    LAYERS = ((1, 9, 1, 2), (2, 5, 2, 2), (2, 5, 1, 2), (2, 3, 1, 1))  # times the width, bins, strides: frames, bins
+
+    def __init__(self, channels: int, width: int = 8):
+        super().__init__()
+        widths = [channels, *(width * times for times, *_ in self.LAYERS)]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(before, after, (3, bins), stride=strides, padding=(1, bins // 2))
+            for (before, after), (_, bins, *strides) in zip(pairwise(widths), self.LAYERS, strict=True))
+        self.head = SameConv(2, widths[-1], 1, 3)
+        self.field = compose(*(Field.conv(3, stride, padding=1) for _, _, stride, _ in self.LAYERS), self.head.field)
+
+    def forward(self, x: Tensor) -> Verdict:
+        features = []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2)
+            features.append(x)
+        return Verdict((self.head(x),), tuple(features))
+
+
+class STFTDiscriminator(nn.Module):
+    """A discriminator for each of several spectra of a waveform: the logarithm of their magnitudes, frames by bins.
+
+    Short windows show a buzz between the frames of a decoder, long ones a note between its harmonics. Phase is left
+    out: a network of this size tells less by real and imaginary parts, which turn from frame to frame.
 
     Parameters
     ----------
     channels : C of the waveform.
-    resolutions : transforms, one patch discriminator each.
-    width, depth : of each, see :class:`PatchDiscriminator`.
+    resolutions : transforms, one :class:`SpectrumDiscriminator` each.
+    width : of each.
 
     Attributes
     ----------
     fields : of a score at each resolution, along time, in samples.
 
-    Shapes: (B, C, T) -> for each resolution scores (B, 1, ceil(T / hop) / 2^depth, F / 2^depth), rounded down.
+    Shapes: (B, C, T) -> for each resolution scores (B, 1, ceil(T / hop) / 2, F / 8), rounded up.
 
-    >>> judge = STFTDiscriminator(1, (Resolution(512, 128), Resolution(128, 32)), width=8, depth=2)
+    >>> judge = STFTDiscriminator(1, (Resolution(512, 128), Resolution(128, 32)))
     >>> [tuple(scores.shape) for scores in judge(torch.zeros(4, 1, 4096)).scores]
-    [(4, 1, 8, 64), (4, 1, 32, 16)]
+    [(4, 1, 16, 33), (4, 1, 64, 9)]
     """
 
-    POWER = 0.3
-    FLOOR = 1e-6  # of the power, -60 dB: what is quieter is not raised further
+    FLOOR = 1e-8  # of the power of white noise of deviation 1, -80 dB: what is quieter looks alike
 
-    def __init__(self, channels: int, resolutions: tuple[Resolution, ...], width: int = 16, depth: int = 2):
+    def __init__(self, channels: int, resolutions: tuple[Resolution, ...], width: int = 8):
         super().__init__()
         self.channels = channels
         self.stfts = nn.ModuleList(resolution.build() for resolution in resolutions)
-        self.judges = nn.ModuleList(PatchDiscriminator(2, 2 * channels, width, depth) for _ in resolutions)
+        self.judges = nn.ModuleList(SpectrumDiscriminator(channels, width) for _ in resolutions)
         self.fields = tuple(stft.field.then(judge.field)  # type: ignore[operator, arg-type]
                             for stft, judge in zip(self.stfts, self.judges, strict=True))
 
@@ -119,11 +148,10 @@ class STFTDiscriminator(nn.Module):
                        tuple(f for verdict in found for f in verdict.features))
 
     def spectrum(self, x: Tensor, stft: STFT) -> Tensor:
-        """(B, C, T) -> (B, 2 C, L, F), real and imaginary parts."""
+        """(B, C, T) -> (B, C, L, F): levels in units of 20 dB, 2 for white noise of deviation 1, -2 for silence."""
         with torch.autocast(x.device.type, enabled=False):  # powers span more than half precision holds
-            parts = torch.view_as_real(stft(x.float())) / stft.window.norm()
-            loud = (parts.square().sum(-1, keepdim=True) + self.FLOOR) ** (0.5 * (self.POWER - 1))
-            return (parts * loud).movedim(-1, 2).flatten(1, 2)
+            power = stft.power(x.float()) / stft.window.square().sum()
+            return 0.5 * (power + self.FLOOR).log10() + 2
 
 
 class Adversary(nn.Module):
@@ -238,20 +266,20 @@ class PatchConfig(GameConfig):
 
 @dataclass(frozen=True)
 class STFTConfig(GameConfig):
-    """Patch discriminators on complex spectra of waveforms, one for each of ``resolutions``."""
+    """Discriminators of the spectra of waveforms, one for each of ``resolutions``."""
 
     kind: Literal["multi_resolution_stft"] = "multi_resolution_stft"
     matching: Weight = 2.0
+    lr: Positive = 2e-3
     resolutions: tuple[Resolution, ...] = (Resolution(1024, 256), Resolution(512, 128), Resolution(256, 64))
-    width: Count = 16
-    depth: Count = 2
+    width: Count = 8
 
     def build(self, data: DataSpec) -> Adversary:
         """ConfigError where the data are no waveforms, or no resolution is given."""
         if data.sample_rate is None or not self.resolutions:
             raise ConfigError(f"adversary 'multi_resolution_stft' wants waveforms and at least one resolution, got "
                               f"{data} and {len(self.resolutions)} resolutions: take 'patch'.")
-        judge = STFTDiscriminator(data.channels, self.resolutions, self.width, self.depth)
+        judge = STFTDiscriminator(data.channels, self.resolutions, self.width)
         return Adversary(judge, self.weight, self.matching)
 
 

@@ -42,7 +42,7 @@ def small(dims=2, matching=0.0):
 
 
 def spectral(matching=0.0):
-    return STFTConfig(resolutions=RESOLUTIONS, width=4, depth=2, matching=matching).build(WAVEFORMS)
+    return STFTConfig(resolutions=RESOLUTIONS, width=4, matching=matching).build(WAVEFORMS)
 
 
 PLAYERS = [pytest.param(lambda matching=0.0: small(1, matching), (1, 64), id="patch, 1"),
@@ -122,25 +122,26 @@ def test_a_score_depends_on_its_patch_alone(dims):
 def test_a_score_of_a_spectrum_depends_on_its_stretch_alone():
     """By gradient at each resolution: all of the field of a score in samples (but for its end, where the window is 0)
     and nothing outside."""
-    judge = STFTDiscriminator(1, RESOLUTIONS, width=4, depth=2).double().eval()
+    judge = STFTDiscriminator(1, RESOLUTIONS, width=4).double().eval()
     x = torch.randn(2, 1, 12000, dtype=torch.float64, requires_grad=True)
     for (n_fft, hop), scores, field in zip([(256, 64), (64, 16)], judge(x).scores, judge.fields, strict=True):
         frames = -(-12000 // hop)
-        assert scores.shape == (2, 1, frames // 4, (n_fft // 2 + 1) // 4)
-        middle = frames // 8
+        assert scores.shape == (2, 1, -(-frames // 2), -(-(n_fft // 2 + 1) // 8))
+        middle = frames // 4
         grad, = torch.autograd.grad(scores[0, 0, middle].sum(), x, retain_graph=True)
         assert grad[1].abs().sum() == 0
         reach, (left, right) = grad[0, 0].nonzero().flatten(), field.halo
-        assert (int(reach[0]) - 1, int(reach[-1])) == (4 * hop * middle - left, 4 * hop * middle + right)
+        assert (int(reach[0]) - 1, int(reach[-1])) == (2 * hop * middle - left, 2 * hop * middle + right)
 
 
-def test_spectra_are_as_loud_as_loudness_and_keep_their_phase():
-    """A wave 100 times as strong is 100^0.3 times as large to see; silence is 0."""
+def test_spectra_are_levels_in_units_of_20_dB():
+    """By 40 dB apart where one wave is 100 times the other; noise of deviation 1 is at 2 on average, silence at -2."""
     judge = STFTDiscriminator(1, RESOLUTIONS)
     x = torch.randn(1, 1, 4096)
-    quiet, loud = (judge.spectrum(gain * x, judge.stfts[0])[..., 2:-2, 4:-4] for gain in (10.0, 1000.0))
-    torch.testing.assert_close(loud, quiet * 100**0.3, rtol=1e-3, atol=1e-3)
-    assert judge.spectrum(0 * x, judge.stfts[0]).abs().max() == 0
+    noise, loud = (judge.spectrum(gain * x, judge.stfts[0])[..., 2:-2, 4:-4] for gain in (1.0, 100.0))
+    torch.testing.assert_close(loud, noise + 2, atol=1e-3, rtol=0)
+    assert float((10 ** (2 * (noise - 2))).mean()) == pytest.approx(1, abs=0.1)
+    torch.testing.assert_close(judge.spectrum(0 * x, judge.stfts[0]), torch.full((1, 1, 64, 129), -2.0))
 
 
 def test_no_layer_stretches_more_than_its_norm_allows():
