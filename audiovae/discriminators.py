@@ -88,16 +88,16 @@ class SpectrumDiscriminator(nn.Module):
     torch.Size([4, 1, 5, 9])
     """
 
-    LAYERS = ((1, 9, 1, 2), (2, 5, 2, 2), (2, 5, 1, 2), (2, 3, 1, 1))  # times the width, bins, strides: frames, bins
+    LAYERS = ((1, 9, (1, 2)), (2, 5, (2, 2)), (2, 5, (1, 2)), (2, 3, (1, 1)))  # widths, bins, frames and bins a step
 
     def __init__(self, channels: int, width: int = 8):
         super().__init__()
         widths = [channels, *(width * times for times, *_ in self.LAYERS)]
         self.layers = nn.ModuleList(
             nn.Conv2d(before, after, (3, bins), stride=strides, padding=(1, bins // 2))
-            for (before, after), (_, bins, *strides) in zip(pairwise(widths), self.LAYERS, strict=True))
+            for (before, after), (_, bins, strides) in zip(pairwise(widths), self.LAYERS, strict=True))
         self.head = SameConv(2, widths[-1], 1, 3)
-        self.field = compose(*(Field.conv(3, stride, padding=1) for _, _, stride, _ in self.LAYERS), self.head.field)
+        self.field = compose(*(Field.conv(3, strides[0], padding=1) for *_, strides in self.LAYERS), self.head.field)
 
     def forward(self, x: Tensor) -> Verdict:
         features = []

@@ -60,8 +60,9 @@ def by_recogniser(path: Path, trial: Trial, answers: Answers, calibration: Calib
 def by_pitch(path: Path, trial: Trial, answers: Answers, calibration: Calibration) -> Row:
     """How far the median pitch is from that of the target's recordings, and how the contour correlates with the
     source's."""
-    theirs, found = np.concatenate([answers.contour(it) for it in trial.kept]), answers.contour(path)
-    return {PITCH: abs(pitch_difference(found, theirs)), MELODY: pitch_correlation(found, answers.contour(trial.source))}
+    found, theirs = answers.contour(path), np.concatenate([answers.contour(it) for it in trial.kept])
+    return {PITCH: abs(pitch_difference(found, theirs)),
+            MELODY: pitch_correlation(found, answers.contour(trial.source))}
 
 
 def by_opinion(path: Path, trial: Trial, answers: Answers, calibration: Calibration) -> Row:
