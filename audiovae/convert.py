@@ -23,7 +23,7 @@ from audiovae.audio.waveform import mono
 from audiovae.blocks import decoder_halo, windows
 from audiovae.checkpoint import load_model
 from audiovae.codec import BLOCK, Codec
-from audiovae.differential import DifferentialFilter
+from audiovae.differential import DifferentialFilter, Sayer, Speaker
 from audiovae.equalisation import equalised, is_loud, long_term_spectrum
 from audiovae.errors import AudioError, ConfigError, LabelError, VoiceError
 from audiovae.models import Model
@@ -31,15 +31,15 @@ from audiovae.retrieval import Latents, check_share
 from audiovae.shapes import Condition
 from audiovae.source_filter import SourceFilterDecoder
 from audiovae.transcode import Recording
-from audiovae.voices import MOST, Voice, check_speech, check_voice_model, decoder_of, hear, loud_steps
+from audiovae.voices import LEAST, MOST, Voice, check_speech, check_voice_model, decoder_of, hear, loud_steps
 
 DEFAULT = "voice-16k"
 Melody = Literal["target", "source"] | float
 Mode = Literal["codes", "clear"]
-Sayer = Callable[[Tensor, int, int], Tensor]  # latents (1 or 2, D, L), first and last of their frames, to samples (T,)
 SAMPLE = 1000  # latent steps, 20 s, by which it is told how a decoder speaks, and how loud
 PASSES = 1
 RETRIEVAL = 0.0  # besides transport it brings .004 of likeness for .02 of word errors
+LIKENESS = 1.0
 WIDER = 1.5  # the most that the target's range of pitch may be wider, or narrower, than the source's
 
 
@@ -85,11 +85,12 @@ class Converter:
         return hear(self.model, (self._taken("hear", wave, rate) for wave in recordings))
 
     def convert(self, waveform: Tensor | np.ndarray, sample_rate: int, voice: Voice, melody: Melody = "target",
-                mode: Mode = "codes", passes: int = PASSES, retrieval: float = RETRIEVAL, transport: bool = True
-                ) -> Tensor:
+                mode: Mode = "codes", passes: int = PASSES, retrieval: float = RETRIEVAL, transport: bool = True,
+                likeness: float = LIKENESS) -> Tensor:
         """A waveform (T,) or (C, T) said in ``voice``: (T',) at the model's rate.
 
-        ``mode`` "codes" speaks anew what the codes say, nearest to the target's voice; "clear" filters the recording.
+        ``mode`` "codes" speaks anew what the codes say, nearest to the target's voice; "clear" filters the recording,
+        with a ``likeness`` of 0 by what lies between the two voices alone, of 1 until it is as the codes would be said.
         ``melody`` "target" moves the pitch to the target's mean and range, "source" keeps it, a number moves it by so
         many semitones. In mode "codes" it is heard and said ``passes`` times in all: each leaves less of the source's
         voice, and of its words (what SelfVC trains on, Neekhara 2023, used once more). To the same end latents are
@@ -97,8 +98,8 @@ class Converter:
         ``retrieval`` towards those nearest among them (:func:`audiovae.retrieval.retrieved`).
 
         Raises AudioError on what :meth:`Codec.encode` refuses, VoiceError on another model's voice and, in mode
-        "clear", on a recording whose own voice cannot be told because hardly anybody speaks in it; ConfigError on
-        passes that :func:`check_passes` refuses, or a share that is not from 0 to 1.
+        "clear" with a likeness below 1, on a recording whose own voice cannot be told because hardly anybody speaks in
+        it; ConfigError on passes that :func:`check_passes` refuses, or a share or a likeness that is not from 0 to 1.
         """
         wave = self._taken("convert", waveform, sample_rate)
         if len(wave) < self.codec.hop:
@@ -106,7 +107,7 @@ class Converter:
                              f"latent step ({self.codec.hop}).")
         pieces = wave.split(1 << 16)
         return torch.cat(list(self.stream(pieces, pieces, lambda: len(wave), voice, melody, mode, passes, retrieval,
-                                          transport)))
+                                          transport, likeness)))
 
     def _taken(self, method: str, waveform: Tensor | np.ndarray, sample_rate: int) -> Tensor:
         """A waveform as the model takes it, (T,); AudioError where its samples are not finite."""
@@ -117,13 +118,14 @@ class Converter:
 
     def stream(self, first: Iterable[Tensor], again: Iterable[Tensor], num_samples: Callable[[], int], voice: Voice,
                melody: Melody = "target", mode: Mode = "codes", passes: int = PASSES, retrieval: float = RETRIEVAL,
-               transport: bool = True) -> Iterator[Tensor]:
+               transport: bool = True, likeness: float = LIKENESS) -> Iterator[Tensor]:
         """A recording in pieces (n,) to pieces of what ``voice`` makes of it.
 
         It is read as ``first``, and in mode "clear" as ``again``.
         """
         check_passes(passes, mode)
         check_share(retrieval)
+        check_share(likeness, "likeness")
         if voice.model != self.codec.fingerprint:
             raise VoiceError(f"the voice is of another model ({voice.model}): this one is {self.codec.fingerprint}.")
         opening = Opening(first, round(MOST * self.sample_rate) if mode == "clear" else 0)
@@ -132,11 +134,7 @@ class Converter:
         sung = moved(found, voice, melody)
         halo = decoder_halo(self.codec.fields[1])
         if mode == "clear":
-            own = opening.heard()
-            check_speech("the recording", float(found.voiced[:len(own) // self.frame].sum()) * self.frame
-                         / self.sample_rate, len(own) / self.sample_rate, "convert it in mode codes, or give 5 s of "
-                         "speech or more")
-            say = self._filtered(own, again, voice, found, sung, heard)
+            say = self._filtered(opening.heard(), again, voice, found, sung, heard, likeness)
             halo = (halo[0] + -(-say.halo // per), halo[1] + -(-say.halo // per))
         else:
             say = self._spoken(voice, sung, heard)
@@ -169,8 +167,7 @@ class Converter:
 
     def _spoken(self, voice: Voice, sung: Prosody, heard: Latents) -> Sayer:
         """What speaks by the decoder alone, on the whole as loud as the source."""
-        sample = z, first, last = self._sample(sung, heard)
-        decoder = self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, sample)
+        decoder, (z, first, last) = self._speaker(voice, sung, heard), self._sample(sung, heard)
         say = self._sayer(decoder, voice.vector, sung)
         level = torch.from_numpy(sung.level[first:last]).double()
         loud = is_loud(level)  # a decoder may be at its own level in pauses
@@ -180,23 +177,35 @@ class Converter:
         return lambda z, first, last: gain * say(z, first, last)
 
     def _filtered(self, opening: Tensor, recording: Iterable[Tensor], voice: Voice, found: Prosody, sung: Prosody,
-                  heard: Latents) -> DifferentialFilter:
+                  heard: Latents, likeness: float) -> DifferentialFilter:
         """The same, by a filter on the recording, whose own voice is that of its ``opening`` (T,)."""
-        decoder = self.model.decoder
+        wave = Scroll(repitched(recording, found, sung.pitch, self.sample_rate, self.frame), behind=0)
+        other = Speaker(self._speaker(voice, sung, heard), voice.vector, sung)
+        voiced = float(found.voiced[:len(opening) // self.frame].sum()) * self.frame / self.sample_rate
+        if likeness < 1:
+            check_speech("the recording", voiced, len(opening) / self.sample_rate, "convert it in mode codes, with a "
+                         "likeness of 1, or give 5 s of speech or more")
+        own = self._own(opening, found, heard) if voiced >= LEAST else None
+        return DifferentialFilter(own, other, found.level, wave, self.sample_rate,
+                                  self._spoken(voice, sung, heard) if likeness else None, likeness)
+
+    def _own(self, opening: Tensor, melody: Prosody, heard: Latents) -> Speaker:
+        """The voice that a recording is in, by its ``opening`` (T,)."""
+        decoder, (z, first, last) = self.model.decoder, self._sample(melody, heard)
         assert isinstance(decoder, SourceFilterDecoder)
         with torch.no_grad():
-            own = check_voice_model(self.model).vector(opening[None, None])[0]
+            vector = check_voice_model(self.model).vector(opening[None, None])[0]
             spectrum, _ = long_term_spectrum(opening, decoder.stft)
-        wave = Scroll(repitched(recording, found, sung.pitch, self.sample_rate, self.frame), behind=0)
-        z, first, last = self._sample(found, heard)
-        its, brought = ((row, first, last) for row in z.split(1))
-        decoders = (self._equalised(own, spectrum, decoder, found, its),
-                    self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung, brought))
-        return DifferentialFilter(decoders, (own, voice.vector), (found, sung), wave, self.sample_rate)
+        return Speaker(self._equalised(vector, spectrum, decoder, melody, (z[:1], first, last)), vector, melody)
+
+    def _speaker(self, voice: Voice, sung: Prosody, heard: Latents) -> SourceFilterDecoder:
+        """The decoder that speaks as a voice does, brought to its long-term spectrum."""
+        return self._equalised(voice.vector, voice.spectrum, decoder_of(self.model, voice), sung,
+                               self._sample(sung, heard))
 
     def _equalised(self, vector: Tensor, spectrum: Tensor, decoder: SourceFilterDecoder, melody: Prosody,
                    sample: tuple[Tensor, int, int]) -> SourceFilterDecoder:
-        """The decoder brought to the voice's long-term spectrum, by how it says a sample of the latents."""
+        """A decoder brought to a long-term spectrum, by how it says a sample of the latents."""
         with torch.no_grad():
             said = self._sayer(decoder, vector, melody)(*sample)
             return equalised(decoder, said, spectrum, self.sample_rate)
@@ -213,13 +222,14 @@ class Converter:
 
         def say(z: Tensor, first: int, last: int) -> Tensor:
             its = Condition(prosody=rows[..., first:last], excitation=excitation(first, last)[None])
-            return self.model.likelihood.mean(decoder(z, vector[None], its))[0, 0]
+            return self.model.likelihood.mean(decoder(z[-1:], vector[None], its))[0, 0]  # the last are the voice's
 
         return say
 
     def convert_file(self, source: Path, target: Path, voice: Voice, name: str, melody: Melody = "target",
                      channel: int | None = None, sample_rate: int | None = None, mode: Mode = "codes",
-                     passes: int = PASSES, retrieval: float = RETRIEVAL, transport: bool = True) -> str:
+                     passes: int = PASSES, retrieval: float = RETRIEVAL, transport: bool = True,
+                     likeness: float = LIKENESS) -> str:
         """Convert a recording of any length; a sentence on what was written.
 
         ``sample_rate`` is what to write, in Hz, None for the model's own. The file's comment says that the voice was
@@ -228,7 +238,7 @@ class Converter:
         recording = Recording(source, self.codec, channel)
         rate = sample_rate or self.sample_rate
         pieces = self.stream(recording, recording, lambda: recording.samples, voice, melody, mode, passes,
-                             retrieval, transport)
+                             retrieval, transport, likeness)
         with AudioWriter(target, rate, comment=CONVERTED) as writer:
             try:
                 for piece in resampled(pieces, self.sample_rate, rate):

@@ -46,10 +46,10 @@ def retrieved(latents: Tensor, bank: Tensor, share: float, neighbours: int = NEI
     return torch.cat(moved).t()[None]
 
 
-def check_share(share: float) -> None:
+def check_share(share: float, name: str = "retrieval") -> None:
     """ConfigError unless it is from 0 to 1."""
     if not 0 <= share <= 1:
-        raise ConfigError(f"retrieval wants a share from 0 (none) to 1 (all the way), got {share}.")
+        raise ConfigError(f"{name} wants a share from 0 (none) to 1 (all the way), got {share}.")
 
 
 class Latents:

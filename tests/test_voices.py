@@ -17,7 +17,7 @@ from test_pitch import HOP, RATE, sung
 from audiovae.audio.augment import AugmentConfig
 from audiovae.audio.corpus import Corpus
 from audiovae.audio.excitation import Excitation
-from audiovae.audio.features import STFT
+from audiovae.audio.features import STFT, overlap_add
 from audiovae.audio.io import CONVERTED
 from audiovae.audio.pitch import Prosody, level, prosody
 from audiovae.audio.scroll import Scroll
@@ -28,7 +28,7 @@ from audiovae.commands.targets import files_of
 from audiovae.convert import Converter, moved
 from audiovae.criteria import LogMelL1
 from audiovae.decoders import SourceFilterDecoderConfig, vector_decoder
-from audiovae.differential import DifferentialFilter
+from audiovae.differential import DifferentialFilter, Speaker
 from audiovae.encoders import SpectralEncoder, warping
 from audiovae.enrolment import enroll
 from audiovae.equalisation import equalised, long_term_spectrum
@@ -118,14 +118,14 @@ def test_pitch_moves_with_what_the_decoder_is_told():
         assert abs(np.median(found.pitch) / hertz - 1) < 0.02
 
 
-@pytest.mark.parametrize("mode, passes", [("codes", 2), ("clear", 1)])
-def test_chunks_are_the_whole(converter, monkeypatch, mode, passes):
+@pytest.mark.parametrize("mode, passes, likeness", [("codes", 2, 1.0), ("clear", 1, 1.0), ("clear", 1, 0.0)])
+def test_chunks_are_the_whole(converter, monkeypatch, mode, passes, likeness):
     source, voice = speech(100, 160, 6.0), converter.hear([speech(180, 240)])
-    whole = converter.convert(source, RATE, voice, mode=mode, passes=passes)
+    whole = converter.convert(source, RATE, voice, mode=mode, passes=passes, likeness=likeness)
     monkeypatch.setattr("audiovae.convert.BLOCK", 23)
     monkeypatch.setattr(converter.codec, "block", 31)
     parts = torch.cat(list(converter.stream(source.split(999), source.split(5001), lambda: len(source), voice,
-                                            mode=mode, passes=passes)))
+                                            mode=mode, passes=passes, likeness=likeness)))
     assert len(parts) == len(source)
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
 
@@ -200,7 +200,8 @@ def test_a_voice_is_heard_and_changes_the_result(converter):
 def test_a_recording_filtered_to_its_own_voice_is_itself(converter):
     source = speech(100, 160)
     own, other = converter.hear([source]), converter.hear([speech(200, 300, seed=1)])
-    same, changed = (converter.convert(source, RATE, voice, melody="source", mode="clear") for voice in (own, other))
+    same, changed = (converter.convert(source, RATE, voice, melody="source", mode="clear", likeness=0.0)
+                     for voice in (own, other))
     inner = slice(1000, -1000)  # frames lie less thickly at the ends
     torch.testing.assert_close(same[inner], source[inner], atol=1e-4, rtol=0)
     assert (changed - source)[inner].abs().max() > 0.02 and (same - source).abs().max() < 0.1 * source.abs().max()
@@ -208,36 +209,80 @@ def test_a_recording_filtered_to_its_own_voice_is_itself(converter):
 
 def test_a_clear_conversion_has_the_targets_pitch_and_the_sources_loudness(converter):
     source, voice = speech(100, 130), enroll(converter.model, [speech(160, 190)], steps=2)
-    wave = converter.convert(source, RATE, voice, mode="clear")
+    wave = converter.convert(source, RATE, voice, mode="clear", likeness=0.0)
     assert abs(12 * np.log2(np.exp(prosody(wave, RATE, HOP).statistics()[0]) / voice.hertz)) < 0.5
     tenths = (x.view(-1, 1600).square().mean(1) for x in (source, wave))  # of a second
     loud, said = (10 * power.clamp(min=1e-6).log10() for power in tenths)
     assert (loud - said).abs().median() < 0.5 and (loud - said)[loud > -25].abs().max() < 3
 
 
+class Told:
+    """A decoder that is the same filter (F,) whatever it is told."""
+
+    stft = STFT(640, HOP)
+
+    def __init__(self, gain):
+        self.gain = gain
+
+    def gains(self, z, vector, prosody):
+        gain = self.gain.expand(1, prosody.shape[2], -1)
+        return 0.6 * gain, None, 0.8 * gain
+
+
 def test_a_filter_is_the_ratio_of_two_voices():
     """On noise: what comes out has the asked spectrum, and no more of it than the limit."""
-    class Told:
-        n_fft, stft = 640, STFT(640, HOP)
-
-        def __init__(self, gain):
-            self.gain = gain
-
-        def gains(self, z, vector, prosody):
-            gain = self.gain.expand(1, prosody.shape[2], -1)
-            return 0.6 * gain, None, 0.8 * gain
-
     ramp = torch.linspace(-1, 1, 321)
     noise, frames = 0.1 * torch.randn(3 * RATE), 3 * RATE // HOP
     flat = Prosody(np.full(frames, 100, np.float32), np.ones(frames, bool), prosody(noise, RATE, HOP).level)
     for change, wanted in ((ramp, ramp), (50 * torch.sign(ramp), 2.3026 * torch.sign(ramp))):
         own = torch.rand(321).add(0.5)
-        filtered = DifferentialFilter((Told(own), Told(own * change.exp())), (torch.zeros(1),) * 2, (flat,) * 2,
-                                      Scroll([noise], 0), RATE)(torch.zeros(2, 1, frames // 2), 0, frames)
+        voices = (Speaker(Told(its), torch.zeros(1), flat) for its in (own, own * change.exp()))
+        filtered = DifferentialFilter(*voices, flat.level, Scroll([noise], 0), RATE)(
+            torch.zeros(2, 1, frames // 2), 0, frames)
         ratio = 0.5 * (Told.stft.power(filtered).mean(0) / Told.stft.power(noise).mean(0)).log()
         off = (ratio - wanted)[[*range(10, 150), *range(170, 310)]]
         assert (off - off.mean()).abs().max() < 0.15  # but for a gain, which keeps the loudness
         assert abs(10 * torch.log10(filtered.square().mean() / noise.square().mean())) < 0.3
+
+
+@pytest.mark.parametrize("likeness, told", [(0.5, True), (1.0, True), (1.0, False)])
+def test_what_is_filtered_on_has_the_spectrum_and_the_loudness_of_what_is_spoken(likeness, told):
+    """Noise towards another noise, louder by turns and where the first is faint: by as much of the way as asked."""
+    frames = 300
+    tilt = torch.linspace(-0.8, 0.8, 321)
+    loud = torch.sin(torch.arange(frames) / 20).exp().repeat_interleave(HOP)
+    noise, other = 0.1 * torch.randn(2, frames * HOP)
+    tilted = overlap_add(torch.fft.irfft(Told.stft(other[None]) * tilt.exp(), 640).transpose(1, 2), HOP)[0, 0]
+    flat = Prosody(np.full(frames, 100, np.float32), np.ones(frames, bool), prosody(noise, RATE, HOP).level)
+    same = Speaker(Told(torch.ones(321)), torch.zeros(1), flat)
+    filtered = DifferentialFilter(same if told else None, same, flat.level, Scroll([noise], 0), RATE,
+                                  lambda z, first, last: (loud * tilted)[first * HOP:last * HOP], likeness)(
+                                      torch.zeros(2, 1, frames // 2), 0, frames)
+    near = slice(10, -10)
+
+    def bands(wave):  # ln amplitude, 20 frames by 20 bins
+        return 0.5 * Told.stft.power(wave)[near, :320].view(14, 20, 16, 20).mean((1, 3)).log()
+
+    found, before, wanted = bands(filtered), bands(noise), bands(loud * tilted)
+    assert (wanted - before).abs().max() > 1.2
+    assert (found - torch.lerp(before, wanted, likeness)).abs().max() < 0.2
+    if likeness == 1:  # but it is the one noise, not the other
+        phase = [torch.angle(Told.stft(its)[near, 20:-20]) for its in (filtered, noise, loud * tilted)]
+        assert torch.cos(phase[0] - phase[1]).mean() > 0.9 > 0.1 > torch.cos(phase[0] - phase[2]).mean()
+
+
+def test_likeness_leads_from_the_ratio_of_voices_to_what_the_codes_say(converter):
+    source, voice = speech(100, 160), converter.hear([speech(180, 240)])
+    said = converter.convert(source, RATE, voice)
+    none, half, whole = (converter.convert(source, RATE, voice, mode="clear", likeness=its) for its in (0.0, 0.5, 1.0))
+
+    def far(wave):
+        bands = [Told.stft.power(its)[:, :320].view(-1, 40, 8).mean(2).clamp(min=1e-6).log() for its in (wave, said)]
+        return float((bands[0] - bands[1]).abs().mean())
+
+    assert far(whole) < 0.9 * far(half) < 0.81 * far(none)  # a made voice has silence where codes say noise
+    with pytest.raises(ConfigError, match="likeness wants a share from 0"):
+        converter.convert(source, RATE, voice, mode="clear", likeness=1.5)
 
 
 def test_a_reference_is_weighed_by_what_it_says(converter):
@@ -303,8 +348,9 @@ def test_what_holds_no_voice_is_refused(converter, wave, said):
 def test_a_recording_without_speech_has_no_voice_to_be_filtered_from(converter):
     voice, noise = converter.hear([speech(100, 140)]), 0.1 * torch.randn(2 * RATE)
     with pytest.raises(VoiceError, match=r"in 2\.0 s of the recording, .* mode codes"):
-        converter.convert(noise, RATE, voice, mode="clear")
-    assert len(converter.convert(noise, RATE, voice)) == len(noise)
+        converter.convert(noise, RATE, voice, mode="clear", likeness=0.9)
+    for mode in ("codes", "clear"):
+        assert len(converter.convert(noise, RATE, voice, mode=mode)) == len(noise)
 
 
 def test_a_voice_is_kept_in_a_file(converter, tmp_path):

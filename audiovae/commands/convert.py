@@ -16,6 +16,7 @@ from audiovae.commands.arguments import AUDIO, over_files, parse
 from audiovae.commands.targets import files_of, target_voice
 from audiovae.convert import (
     DEFAULT,
+    LIKENESS,
     PASSES,
     RETRIEVAL,
     Converter,
@@ -57,6 +58,9 @@ class Arguments:
     mode: Mode = "codes"
     """`codes` speaks anew what was said, nearest to the target's voice; `clear` filters the recording itself: clearer,
     and less like the target."""
+    likeness: float = LIKENESS
+    """In mode `clear`, how far it is filtered, from 0 (by what lies between the two voices: most words are kept) to 1
+    (until it is as mode `codes` would say it)."""
     passes: int = PASSES
     """In mode `codes`, how many times it is said: each time leaves less of the source's voice, and of its words."""
     retrieval: float = RETRIEVAL
@@ -84,6 +88,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--to names no voice: give a recording of it, a folder, or a speaker of the corpus.")
     check_passes(arguments.passes, arguments.mode)
     check_share(arguments.retrieval)
+    check_share(arguments.likeness, "likeness")
     tune = melody(arguments.pitch)
     if arguments.rate is not None and not RATES[0] <= arguments.rate <= RATES[1]:
         raise ConfigError(f"--rate wants {RATES[0]} to {RATES[1]} Hz, got {arguments.rate}.")
@@ -92,10 +97,12 @@ def main(argv: list[str]) -> int:
         converter = Converter(model, arguments.kbps)
         each = {Path(name).stem: _by_ear(converter, name, tune, arguments) for name in targets}
     else:
-        if (arguments.pitch, arguments.mode, arguments.passes, arguments.retrieval, arguments.transport,
-                arguments.corpus, arguments.rate) != ("target", "codes", PASSES, RETRIEVAL, True, None, None):
-            raise ConfigError("--pitch, --mode, --passes, --retrieval, --no-transport, --corpus and --rate want a "
-                              "model with a reference encoder; this one is told its speakers by name: leave them out.")
+        if (arguments.pitch, arguments.mode, arguments.likeness, arguments.passes, arguments.retrieval,
+                arguments.transport, arguments.corpus, arguments.rate) != (
+                "target", "codes", LIKENESS, PASSES, RETRIEVAL, True, None, None):
+            raise ConfigError("--pitch, --mode, --likeness, --passes, --retrieval, --no-transport, --corpus and --rate "
+                              "want a model with a reference encoder; this one is told its speakers by name: leave "
+                              "them out.")
         codec = Codec(model, arguments.kbps)
         for target in targets:
             check_target(codec, target)
@@ -124,7 +131,7 @@ def _by_ear(converter: Converter, name: str, tune: Melody, arguments: Arguments)
     print(f"{name}: {how} {voice.seconds:.1f} s, {voice.hertz:.0f} Hz on average.")
     return lambda source, output: converter.convert_file(
         source, output, voice, name, tune, arguments.channel, arguments.rate, arguments.mode,
-        arguments.passes, arguments.retrieval, arguments.transport)
+        arguments.passes, arguments.retrieval, arguments.transport, arguments.likeness)
 
 
 def melody(pitch: str) -> Melody:

@@ -30,7 +30,7 @@ from audiovae.audio.resample import resample
 from audiovae.checkpoint import load_model
 from audiovae.codec import Codec
 from audiovae.commands.arguments import Failures, report_failures
-from audiovae.convert import PASSES, RETRIEVAL, Converter, convert
+from audiovae.convert import LIKENESS, PASSES, RETRIEVAL, Converter, convert
 from audiovae.enrolment import enroll
 from audiovae.errors import AudioError, CheckpointError, ConfigError, CorpusError, LabelError, ShapeError, VoiceError
 from audiovae.metrics import pitch_contour, pitch_moved, pitch_statistics
@@ -133,7 +133,7 @@ class ByModel:
         said = self.converter.convert(
             source, self.converter.sample_rate, self.voice(trial, mode), "source" if mode == "own" else "target",
             "clear" if mode.startswith("clear") else "codes", self.arguments.passes, self.arguments.retrieval,
-            self.arguments.transport)
+            self.arguments.transport, self.arguments.likeness)
         return resample(said, self.converter.sample_rate, RATE).numpy()
 
     def voice(self, trial: Trial, mode: str) -> Voice:
@@ -199,6 +199,8 @@ class Arguments:
     """In mode codes, how many times it is said; where not as usual, the systems' names say so."""
     retrieval: float = RETRIEVAL
     """How far latents are drawn to the target's own; where not as usual, the systems' names say so."""
+    likeness: float = LIKENESS
+    """In modes clear, how far the recording is filtered; where not as usual, the systems' names say so."""
     transport: bool = True
     """Whether they are brought before to where the target's lie in all; the systems' names say where not."""
     kbps: float | None = None
@@ -222,16 +224,17 @@ def chosen(arguments: Arguments) -> dict[str, System]:
     suffix = f"-{arguments.passes}" if arguments.passes != PASSES else ""
     suffix += f"-retrieval{arguments.retrieval:g}" if arguments.retrieval != RETRIEVAL else ""
     suffix += f"-{arguments.kbps:g}kbps" if arguments.kbps else ""
+    suffix += f"-likeness{arguments.likeness:g}" if arguments.likeness != LIKENESS else ""
     suffix += "" if arguments.transport else "-not-transported"
     return _some({mode: partial(speaker, mode=mode) for mode in modes}, arguments, prefix, suffix)
 
 
 def _some(known: dict[str, System], arguments: Arguments, prefix: str, suffix: str | None = None) -> dict[str, System]:
     """Those asked for; ``suffix`` says how they differ from the usual, and None that they know no other way."""
-    if suffix is None and (arguments.passes, arguments.retrieval, arguments.kbps, arguments.transport) != (
-            PASSES, RETRIEVAL, None, True):
-        raise ConfigError("--passes, --retrieval, --kbps and --no-transport want a --model that hears its speakers: "
-                          "leave them out.")
+    if suffix is None and (arguments.passes, arguments.retrieval, arguments.likeness, arguments.kbps,
+                           arguments.transport) != (PASSES, RETRIEVAL, LIKENESS, None, True):
+        raise ConfigError("--passes, --retrieval, --likeness, --kbps and --no-transport want a --model that hears its "
+                          "speakers: leave them out.")
     if arguments.seconds:
         known = {name: system for name, system in known.items() if name not in UNTOLD}
     if unknown := set(arguments.systems) - set(known):
