@@ -37,6 +37,7 @@ DEFAULT = "voice-16k"
 Melody = Literal["target", "source"] | float
 Mode = Literal["codes", "clear"]
 SAMPLE = 1000  # latent steps, 20 s, by which it is told how a decoder speaks, and how loud
+MODE: Mode = "clear"
 PASSES = 1
 RETRIEVAL = 0.0  # besides transport it brings .004 of likeness for .02 of word errors
 LIKENESS = 1.0
@@ -85,7 +86,7 @@ class Converter:
         return hear(self.model, (self._taken("hear", wave, rate) for wave in recordings))
 
     def convert(self, waveform: Tensor | np.ndarray, sample_rate: int, voice: Voice, melody: Melody = "target",
-                mode: Mode = "codes", passes: int = PASSES, retrieval: float = RETRIEVAL, transport: bool = True,
+                mode: Mode = MODE, passes: int = PASSES, retrieval: float = RETRIEVAL, transport: bool = True,
                 likeness: float = LIKENESS) -> Tensor:
         """A waveform (T,) or (C, T) said in ``voice``: (T',) at the model's rate.
 
@@ -117,7 +118,7 @@ class Converter:
         return resample(wave, sample_rate, self.sample_rate)
 
     def stream(self, first: Iterable[Tensor], again: Iterable[Tensor], num_samples: Callable[[], int], voice: Voice,
-               melody: Melody = "target", mode: Mode = "codes", passes: int = PASSES, retrieval: float = RETRIEVAL,
+               melody: Melody = "target", mode: Mode = MODE, passes: int = PASSES, retrieval: float = RETRIEVAL,
                transport: bool = True, likeness: float = LIKENESS) -> Iterator[Tensor]:
         """A recording in pieces (n,) to pieces of what ``voice`` makes of it.
 
@@ -227,7 +228,7 @@ class Converter:
         return say
 
     def convert_file(self, source: Path, target: Path, voice: Voice, name: str, melody: Melody = "target",
-                     channel: int | None = None, sample_rate: int | None = None, mode: Mode = "codes",
+                     channel: int | None = None, sample_rate: int | None = None, mode: Mode = MODE,
                      passes: int = PASSES, retrieval: float = RETRIEVAL, transport: bool = True,
                      likeness: float = LIKENESS) -> str:
         """Convert a recording of any length; a sentence on what was written.

@@ -132,7 +132,7 @@ def test_chunks_are_the_whole(converter, monkeypatch, mode, passes, likeness):
 
 def test_what_was_said_is_coded_and_said_again(converter, monkeypatch):
     source, voice = speech(100, 160), converter.hear([speech(180, 240)])
-    once, thrice = (converter.convert(source, RATE, voice, passes=passes) for passes in (1, 3))
+    once, thrice = (converter.convert(source, RATE, voice, mode="codes", passes=passes) for passes in (1, 3))
     coded, real = [], converter.codec.encode_stream
 
     def watched(pieces):
@@ -140,10 +140,10 @@ def test_what_was_said_is_coded_and_said_again(converter, monkeypatch):
         return real([coded[-1]])
 
     monkeypatch.setattr(converter.codec, "encode_stream", watched)
-    twice = converter.convert(source, RATE, voice, passes=2)
+    twice = converter.convert(source, RATE, voice, mode="codes", passes=2)
     assert len(coded) == 2 and torch.equal(coded[0], source)
     torch.testing.assert_close(coded[1][:len(once)], once)
-    again = torch.cat(list(converter.stream([source], [source], lambda: len(source), voice, passes=3)))
+    again = torch.cat(list(converter.stream([source], [source], lambda: len(source), voice, mode="codes", passes=3)))
     assert torch.equal(again, thrice) and torch.equal(coded[4][:len(twice)], twice)
     assert not torch.allclose(once, twice, atol=1e-3) and not torch.allclose(twice, thrice, atol=1e-3)
 
@@ -174,14 +174,14 @@ def test_retrieval_draws_on_the_recordings_of_the_voice(converter):
     voice = converter.hear([one, other])  # some of what the source says is not said there
     codes = [torch.from_numpy(converter.codec.encode(wave, RATE).levels[0]) for wave in (one, other)]
     assert torch.equal(voice.codes, torch.cat(codes, dim=1))
-    none, half, whole = (converter.convert(source, RATE, voice, retrieval=share, transport=False)
+    none, half, whole = (converter.convert(source, RATE, voice, mode="codes", retrieval=share, transport=False)
                          for share in (0.0, 0.5, 1.0))
     assert not torch.allclose(none, half, atol=1e-3) and not torch.allclose(half, whole, atol=1e-3)
     own = converter.hear([source])
     mute = replace(voice, codes=own.codes, loud=own.loud)  # all that is said lies there: nothing moves
     for transport in (False, True):
-        torch.testing.assert_close(converter.convert(source, RATE, mute, retrieval=1.0, transport=transport), none,
-                                   atol=1e-4, rtol=0)
+        same = converter.convert(source, RATE, mute, mode="codes", retrieval=1.0, transport=transport)
+        torch.testing.assert_close(same, none, atol=1e-4, rtol=0)
     clear = [converter.convert(source, RATE, its, mode="clear", retrieval=1.0) for its in (voice, mute)]
     assert not torch.allclose(*clear, atol=1e-3)
     with pytest.raises(ConfigError, match="retrieval"):
@@ -273,7 +273,8 @@ def test_what_is_filtered_on_has_the_spectrum_and_the_loudness_of_what_is_spoken
 
 def test_likeness_leads_from_the_ratio_of_voices_to_what_the_codes_say(converter):
     source, voice = speech(100, 160), converter.hear([speech(180, 240)])
-    said = converter.convert(source, RATE, voice)
+    said = converter.convert(source, RATE, voice, mode="codes")
+    assert torch.equal(converter.convert(source, RATE, voice), converter.convert(source, RATE, voice, mode="clear"))
     none, half, whole = (converter.convert(source, RATE, voice, mode="clear", likeness=its) for its in (0.0, 0.5, 1.0))
 
     def far(wave):

@@ -17,6 +17,7 @@ from audiovae.commands.targets import files_of, target_voice
 from audiovae.convert import (
     DEFAULT,
     LIKENESS,
+    MODE,
     PASSES,
     RETRIEVAL,
     Converter,
@@ -55,9 +56,9 @@ class Arguments:
     """Checkpoint folder, training run or hub repository (default: the one that comes with audiovae)."""
     pitch: str = "target"
     """`target` moves it to the target's mean and range, `source` keeps it, a number moves it by so many semitones."""
-    mode: Mode = "codes"
-    """`codes` speaks anew what was said, nearest to the target's voice; `clear` filters the recording itself: clearer,
-    and less like the target."""
+    mode: Mode | None = None
+    """`clear` filters the recording itself until it is as the model says it; `codes` speaks anew what was said: a
+    little nearer to the target's voice, and less clear (default: clear, if the model hears its speakers)."""
     likeness: float = LIKENESS
     """In mode `clear`, how far it is filtered, from 0 (by what lies between the two voices: most words are kept) to 1
     (until it is as mode `codes` would say it)."""
@@ -86,7 +87,8 @@ def main(argv: list[str]) -> int:
     targets = tuple(dict.fromkeys(arguments.to))
     if not targets:
         raise ConfigError("--to names no voice: give a recording of it, a folder, or a speaker of the corpus.")
-    check_passes(arguments.passes, arguments.mode)
+    mode = arguments.mode or MODE
+    check_passes(arguments.passes, mode)
     check_share(arguments.retrieval)
     check_share(arguments.likeness, "likeness")
     tune = melody(arguments.pitch)
@@ -95,14 +97,14 @@ def main(argv: list[str]) -> int:
     model = load_model(arguments.model)
     if is_voice_model(model):
         converter = Converter(model, arguments.kbps)
-        each = {Path(name).stem: _by_ear(converter, name, tune, arguments) for name in targets}
+        each = {Path(name).stem: _by_ear(converter, name, tune, mode, arguments) for name in targets}
     else:
-        if (arguments.pitch, arguments.mode, arguments.likeness, arguments.passes, arguments.retrieval,
-                arguments.transport, arguments.corpus, arguments.rate) != (
-                "target", "codes", LIKENESS, PASSES, RETRIEVAL, True, None, None):
-            raise ConfigError("--pitch, --mode, --likeness, --passes, --retrieval, --no-transport, --corpus and --rate "
-                              "want a model with a reference encoder; this one is told its speakers by name: leave "
-                              "them out.")
+        if (arguments.pitch, arguments.mode in (None, "codes"), arguments.likeness, arguments.passes,
+                arguments.retrieval, arguments.transport, arguments.corpus, arguments.rate) != (
+                "target", True, LIKENESS, PASSES, RETRIEVAL, True, None, None):
+            raise ConfigError("--pitch, --mode clear, --likeness, --passes, --retrieval, --no-transport, --corpus and "
+                              "--rate want a model with a reference encoder; this one is told its speakers by name: "
+                              "leave them out.")
         codec = Codec(model, arguments.kbps)
         for target in targets:
             check_target(codec, target)
@@ -124,13 +126,13 @@ def _by_name(codec: Codec, name: str, arguments: Arguments, source: Path, output
     return convert_file(codec, source, output, name, arguments.channel)
 
 
-def _by_ear(converter: Converter, name: str, tune: Melody, arguments: Arguments) -> OneFile:
+def _by_ear(converter: Converter, name: str, tune: Melody, mode: Mode, arguments: Arguments) -> OneFile:
     """What converts a file to the voice that ``name`` stands for; how much of it was heard is said at once."""
     voice = target_voice(converter.model, name, arguments.corpus, arguments.model)
     how = "enrolled with" if voice.weights else "heard in"
     print(f"{name}: {how} {voice.seconds:.1f} s, {voice.hertz:.0f} Hz on average.")
     return lambda source, output: converter.convert_file(
-        source, output, voice, name, tune, arguments.channel, arguments.rate, arguments.mode,
+        source, output, voice, name, tune, arguments.channel, arguments.rate, mode,
         arguments.passes, arguments.retrieval, arguments.transport, arguments.likeness)
 
 
