@@ -178,6 +178,7 @@ def test_a_config_survives_being_written_and_read(name):
         {"kind": "vq", "dead_threshold": 0.5, "restart_count": 0.2},
         {"kind": "vq", "kmeans_after": -1},
         {"kind": "rvq", "quantizer_dropout": 1.5},
+        {"kind": "rvq", "unquantized": -0.1},
         {"kind": "rvq", "geometry": "cosine"},
         {"kind": "fsq", "levels": [2, 2]},
         {"kind": "grouped", "groups": 0},

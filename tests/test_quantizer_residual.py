@@ -139,6 +139,33 @@ class TestDropout:
         full = (rates > 3.5 * math.log(16)).float().mean().item()
         assert full == pytest.approx(0.6 + 0.4 / 4, abs=0.05)
 
+    def test_the_share_asked_for_passes_unquantized_and_differs_in_z_alone(self):
+        settings = {"num_codes": 16, "dim": 4, "num_quantizers": 4, "quantizer_dropout": 0.4}
+        plain, rvq = warm(RVQConfig(**settings)), warm(RVQConfig(**settings, unquantized=0.3))
+        rvq.load_state_dict(plain.state_dict())
+        passed = 0
+        for _ in range(20):
+            h = torch.randn(100, 4, 3)
+            alike, latent = plain(h), rvq(h)
+            whole = (latent.z == h).flatten(1).all(1)
+            passed += int(whole.sum())
+            assert torch.equal(latent.z[~whole], alike.z[~whole])
+            assert torch.equal(latent.codes, alike.codes) and torch.equal(latent.rate, alike.rate)
+            assert latent.losses == alike.losses
+        assert passed == pytest.approx(600, abs=5 * math.sqrt(2000 * 0.3 * 0.7))
+
+    def test_the_gradient_of_both_is_that_of_the_latent(self):
+        rvq = warm(RVQConfig(num_codes=16, dim=4, num_quantizers=4, unquantized=0.5))
+        h = torch.randn(20, 4, 3, requires_grad=True)
+        weight = torch.randn(20, 4, 3)
+        (rvq(h).z * weight).sum().backward()
+        assert torch.equal(h.grad, weight)
+
     def test_nothing_is_dropped_in_evaluation(self):
         rvq = warm(self.config).eval()
         assert rvq(torch.randn(50, 4, 1)).rate == pytest.approx([4 * math.log(16)] * 50)
+
+    def test_nor_passed_unquantized(self):
+        rvq = warm(RVQConfig(num_codes=16, dim=4, num_quantizers=4, unquantized=1.0)).eval()
+        latent = rvq(torch.randn(5, 4, 3))
+        torch.testing.assert_close(latent.z, rvq.decode(latent.codes))

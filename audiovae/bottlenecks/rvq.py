@@ -28,6 +28,8 @@ class RVQConfig(CodebookConfig):
     """Settings of :class:`ResidualQuantizer`; each of the Q codebooks has ``num_codes`` codes.
 
     quantizer_dropout : share of training examples whose number of stages is drawn uniformly from 1 to Q.
+    unquantized : share of training examples whose z is z_e itself, so that a decoder learns to read both (Défossez et
+        al. 2024, Moshi, section 3.3.2).
     beam : sums kept while codes are searched for in ``forward``, see
         :func:`audiovae.bottlenecks.search.beam_search`; with 1 each stage's code is the nearest.
 
@@ -38,18 +40,22 @@ class RVQConfig(CodebookConfig):
     kind: Literal["rvq"] = "rvq"
     num_quantizers: int = 8
     quantizer_dropout: float = 0.0
+    unquantized: float = 0.0
     beam: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.num_quantizers, self.beam) < 1 or not 0 <= self.quantizer_dropout <= 1:
+        shares = (self.quantizer_dropout, self.unquantized)
+        if min(self.num_quantizers, self.beam) < 1 or min(shares) < 0 or max(shares) > 1:
             raise ConfigError(
-                f"RVQConfig wants num_quantizers and beam of 1 or more and quantizer_dropout in [0, 1], got "
-                f"{self.num_quantizers}, {self.beam} and {self.quantizer_dropout}."
+                f"RVQConfig wants num_quantizers and beam of 1 or more and quantizer_dropout and unquantized in "
+                f"[0, 1], got {self.num_quantizers}, {self.beam} and {shares}."
             )
 
     def build(self, dims: int) -> "ResidualQuantizer":
-        return ResidualQuantizer(self, self.num_quantizers, dims, self.quantizer_dropout, beam=self.beam)
+        return ResidualQuantizer(
+            self, self.num_quantizers, dims, self.quantizer_dropout, beam=self.beam, unquantized=self.unquantized
+        )
 
 
 class ResidualQuantizer(Bottleneck):
@@ -62,7 +68,7 @@ class ResidualQuantizer(Bottleneck):
 
     With quantizer dropout the first n stages of an example count: later ones add nothing to z, losses or
     rate, while ``codes`` holds all Q and every codebook still learns from every residual. The rate is
-    L · n · log K nats. Vectors in training before k-means pass unquantized: then ``stats["bypass"]`` is 1.
+    L · n · log K nats. An example passed unquantized differs in z alone. Vectors in training before k-means pass unquantized: then ``stats["bypass"]`` is 1.
 
     Parameters
     ----------
@@ -71,6 +77,7 @@ class ResidualQuantizer(Bottleneck):
     dims : 1 or 2 grid axes.
     quantizer_dropout : share of examples cut to a random number of stages in training.
     beam : how widely ``forward`` searches for codes, those of an example's first n stages together.
+    unquantized : share of examples whose z is z_e in training.
 
     Shapes: (B, D, *grid) -> Latent with z (B, D, *grid), codes (B, Q, *grid) int64, rate (B,) nats.
 
@@ -98,6 +105,7 @@ class ResidualQuantizer(Bottleneck):
         quantizer_dropout: float = 0.0,
         unit: bool = False,
         beam: int = 1,
+        unquantized: float = 0.0,
     ) -> None:
         super().__init__()
         self.config = config
@@ -105,7 +113,7 @@ class ResidualQuantizer(Bottleneck):
         self.num_codes = (config.num_codes,) * num_quantizers
         self.dims = dims
         self.unit = unit
-        self.quantizer_dropout, self.beam = quantizer_dropout, beam
+        self.quantizer_dropout, self.beam, self.unquantized = quantizer_dropout, beam, unquantized
         self.books = nn.ModuleList(Codebook(config, unit) for _ in self.num_codes)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("collected", torch.empty(0, config.dim))
@@ -118,6 +126,9 @@ class ResidualQuantizer(Bottleneck):
         if bypass:
             latent.z = unrows(z_e, h)
             latent.losses = {name: 0.0 * loss for name, loss in latent.losses.items()}
+        elif self.training and self.unquantized:
+            passed = self._drawn(h, self.unquantized, stage=len(self.books) + 1)[0]
+            latent.z = torch.where(passed.view(-1, *[1] * (self.dims + 1)), unrows(z_e, h), latent.z)
         latent.stats["bypass"] = z_e.new_tensor(float(bypass))
         if self.training:
             self.step += 1
@@ -231,12 +242,16 @@ class ResidualQuantizer(Bottleneck):
         """How many stages each example (B,) keeps, drawn for the examples of all processes at once."""
         if not self.training or self.quantizer_dropout == 0:
             return None
+        cut, drawn = self._drawn(h, self.quantizer_dropout, stage=len(self.books))
+        return torch.where(cut, drawn, len(self.books))
+
+    def _drawn(self, h: Tensor, share: float, stage: int) -> tuple[Tensor, Tensor]:
+        """Which examples (B,) are of a ``share`` of them, and for each a number of stages from 1 to Q."""
         first, total = ranks.span(len(h), h.device)
-        generator = ranks.generator(int(self.step), stage=len(self.books))
-        cut = torch.rand(total, generator=generator) < self.quantizer_dropout
-        drawn = torch.randint(1, len(self.books) + 1, (total,), generator=generator)
-        kept = torch.where(cut, drawn, len(self.books))
-        return kept[first : first + len(h)].to(h.device)
+        generator = ranks.generator(int(self.step), stage)
+        chosen = torch.rand(total, generator=generator) < share
+        counts = torch.randint(1, len(self.books) + 1, (total,), generator=generator)
+        return chosen[first : first + len(h)].to(h.device), counts[first : first + len(h)].to(h.device)
 
     @torch.no_grad()
     def _warm_up(self, x: Tensor) -> bool:
