@@ -25,9 +25,9 @@ from audiovae.nn.field import Field, Part, compose
 from audiovae.rates import stages_within
 from audiovae.shapes import CodeLevel, Condition
 
-# Latent steps at once: enough that the halo costs little, few enough that activations stay in cache. Steps,
-# not seconds, since both go by steps: this is 20 s at a hop of 320 samples and 4 s at 64, at 16 kHz.
+# Latent steps at once: enough that the halo costs little, few enough that activations stay in cache.
 BLOCK = 1000
+Reader = Callable[[Tensor], Tensor] | None  # hidden rows (1, D, L) to codes (1, Q, L), or to latents
 
 # Sums of codes kept in search of each step's: the error of speech-16k's falls by 7, 12 and 15 % with 2, 4 and 8 of
 # them at 6 codes, by 13, 22 and 28 % at 12, and the time of the search grows as they do: the second is worth the most.
@@ -172,8 +172,7 @@ class Codec:
         parts = (self._encoder_parts(), self.hop), (self._decoder_parts(None), 1)
         rights = [(part_halo(*its) if self.block < sum(halo) else halo)[1]
                   for its, halo in zip(parts, self._halos, strict=True)]
-        encoding, decoding = ((self.block + right) * self.hop / self.sample_rate for right in rights)
-        return encoding, decoding
+        return tuple((self.block + right) * self.hop / self.sample_rate for right in rights)  # type: ignore[return-value]
 
     @property
     def _halos(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -184,8 +183,8 @@ class Codec:
         left, right = decoder_halo(self.fields[1])
         return encoder_halo(self.fields[0]), (left, max(right, 1))
 
-    def _encoder_parts(self) -> list[Part]:
-        return self.model.encoder_parts(self.stages, self.beam)
+    def _encoder_parts(self, read: Reader = None) -> list[Part]:
+        return [*self.model.encoder_parts(), (read or self.quantize, Field())]
 
     def _decoder_parts(self, speaker: str | None) -> list[Part]:
         wait = 0 if decoder_halo(self.fields[1])[1] else self.hop
@@ -257,11 +256,14 @@ class Codec:
             joined.append(torch.cat(parts, dim=-1))
         return joined
 
-    def _encode(self, pieces: list[Tensor], labels: list[int]) -> list[Tensor]:
-        """Windows (C, n * hop) of waveforms to codes (Q, n)."""
-        halo = self._halos[0]
-        hidden = self._encoding(pieces, labels, self._block(halo) + sum(halo), BLOCK)
-        return [self.model.quantize(h[None], self.stages, self.beam)[0].cpu() for h in hidden]
+    def _encode(self, pieces: list[Tensor], labels: list[int], read: Reader = None) -> list[Tensor]:
+        """Windows (C, n * hop) of waveforms to codes (Q, n), or to what ``read`` takes."""
+        hidden = self._encoding(pieces, labels, self._block(self._halos[0]) + sum(self._halos[0]), BLOCK)
+        return [(read or self.quantize)(h[None])[0].cpu() for h in hidden]
+
+    def quantize(self, h: Tensor) -> Tensor:
+        """Hidden rows (B, D, L) to codes (B, Q, L), as it takes them for its files."""
+        return self.model.quantize(h, self.stages, self.beam)
 
     def _decode(self, pieces: list[Tensor], labels: list[int]) -> list[Tensor]:
         """Windows (Q, n) of codes to waveforms (C, n * hop), told each its label."""
@@ -272,14 +274,14 @@ class Codec:
         """``block``, unless it is so small that a stream goes part by part: whole windows would only be slow then."""
         return self.block if self.block >= sum(halo) else BLOCK
 
-    def encode_stream(self, pieces: Iterable[Tensor]) -> Iterator[np.ndarray]:
-        """Pieces (n,), or (C, n), of a waveform at ``sample_rate``, however cut, to blocks (Q, L) of its codes."""
+    def encode_stream(self, pieces: Iterable[Tensor], read: Reader = None) -> Iterator[np.ndarray]:
+        """Pieces (n,), or (C, n), at ``sample_rate``, however cut, to blocks (Q, L) of codes or what ``read`` gives."""
         waves = (piece.reshape(1, self.channels, -1) for piece in padded(pieces, self.channels, self.hop))
         halo = self._halos[0]
         if self.block < sum(halo):
-            stream = partwise(waves, self._encoder_parts(), self.block, self.hop)
+            stream = partwise(waves, self._encoder_parts(read), self.block, self.hop)
         else:
-            encode = lambda x: self._encode([x[0]], [-1])[0][None]  # noqa: E731
+            encode = lambda x: self._encode([x[0]], [-1], read)[0][None]  # noqa: E731
             stream = blockwise(waves, encode, halo, self.block, unit_in=self.hop, unit_out=1)
         for block in stream:
             yield block[0].cpu().numpy()

@@ -35,7 +35,7 @@ from audiovae.voices import LEAST, MOST, Voice, check_speech, check_voice_model,
 
 DEFAULT = "voice-16k"
 Melody = Literal["target", "source"] | float
-Mode = Literal["codes", "clear"]
+Mode = Literal["clear", "latents", "codes"]
 SAMPLE = 1000  # latent steps, 20 s, by which it is told how a decoder speaks, and how loud
 MODE: Mode = "clear"
 PASSES = 1
@@ -47,14 +47,15 @@ WIDER = 1.5  # the most that the target's range of pitch may be wider, or narrow
 class Converter:
     """A model with a reference encoder, for recordings of any length in constant memory.
 
-    What is kept of a whole recording are its codes and its pitch and level, a fiftieth of the samples; the voice is
-    made in blocks, with the halo that the receptive field asks for, so that chunked = whole. It is made from the codes,
-    or (mode "clear") by a filter on the recording, which keeps more of how clear it is, and of its own voice.
+    What is kept of a whole recording are its latents and its pitch and level, a fifth of the samples; the voice is
+    made in blocks, with the halo that the receptive field asks for, so that chunked = whole. It is made from the
+    latents, or (mode "clear") by a filter on the recording, which keeps more of how clear it is, and of its own voice.
 
     Parameters
     ----------
     model : as ``recipes/vctk_conversion/voice.toml`` trains it.
-    kbps : the most kbit/s of its codes to use; fewer carry less of the source's voice, and of what it says.
+    kbps : the most kbit/s of codes that latents are rounded to: fewer carry less of the source's voice, and of what it
+        says. None rounds them in mode "codes" alone, to all codes there are.
 
     Raises CheckpointError on a model without a reference encoder.
 
@@ -71,7 +72,7 @@ class Converter:
 
     def __init__(self, model: Model, kbps: float | None = None):
         check_voice_model(model)
-        self.codec = Codec(model, kbps)
+        self.codec, self.coded = Codec(model, kbps), kbps is not None
         self.model = self.codec.model
         self.sample_rate, self.frame = self.codec.sample_rate, model.data.prosody
 
@@ -90,17 +91,19 @@ class Converter:
                 likeness: float = LIKENESS) -> Tensor:
         """A waveform (T,) or (C, T) said in ``voice``: (T',) at the model's rate.
 
-        ``mode`` "codes" speaks anew what the codes say, nearest to the target's voice; "clear" filters the recording,
-        with a ``likeness`` of 0 by what lies between the two voices alone, of 1 until it is as the codes would be said.
-        ``melody`` "target" moves the pitch to the target's mean and range, "source" keeps it, a number moves it by so
-        many semitones. In mode "codes" it is heard and said ``passes`` times in all: each leaves less of the source's
-        voice, and of its words (what SelfVC trains on, Neekhara 2023, used once more). To the same end latents are
-        brought to where the target's own lie (``transport``, :mod:`audiovae.transport`), then drawn by the share
-        ``retrieval`` towards those nearest among them (:func:`audiovae.retrieval.retrieved`).
+        ``mode`` "latents" speaks anew what the encoder heard, nearest to the target's voice; "codes" the same once it
+        is rounded to codes; "clear" filters the recording, with a ``likeness`` of 0 by what lies between the two voices
+        alone, of 1 until it is as the decoder would say it. ``melody`` "target" moves the pitch to the target's mean
+        and range, "source" keeps it, a number moves it by so many semitones. Where the decoder speaks, it is heard and
+        said ``passes`` times in all: each leaves less of the source's voice, and of its words (what SelfVC trains on,
+        Neekhara 2023, used once more). To the same end latents are brought to where the target's own lie
+        (``transport``, :mod:`audiovae.transport`), then drawn by the share ``retrieval`` towards those nearest among
+        them (:func:`audiovae.retrieval.retrieved`).
 
         Raises AudioError on what :meth:`Codec.encode` refuses, VoiceError on another model's voice and, in mode
         "clear" with a likeness below 1, on a recording whose own voice cannot be told because hardly anybody speaks in
-        it; ConfigError on passes that :func:`check_passes` refuses, or a share or a likeness that is not from 0 to 1.
+        it; ConfigError on what :func:`check_passes` and :func:`check_coded` refuse, or a share or a likeness that is
+        not from 0 to 1.
         """
         wave = self._taken("convert", waveform, sample_rate)
         if len(wave) < self.codec.hop:
@@ -125,12 +128,13 @@ class Converter:
         It is read as ``first``, and in mode "clear" as ``again``.
         """
         check_passes(passes, mode)
+        check_coded(self.coded, mode)
         check_share(retrieval)
         check_share(likeness, "likeness")
         if voice.model != self.codec.fingerprint:
             raise VoiceError(f"the voice is of another model ({voice.model}): this one is {self.codec.fingerprint}.")
         opening = Opening(first, round(MOST * self.sample_rate) if mode == "clear" else 0)
-        found, heard = self._heard(opening, voice, retrieval, transport, beside=mode == "clear")
+        found, heard = self._heard(opening, voice, retrieval, transport, mode)
         per = self.codec.hop // self.frame
         sung = moved(found, voice, melody)
         halo = decoder_halo(self.codec.fields[1])
@@ -140,23 +144,26 @@ class Converter:
         else:
             say = self._spoken(voice, sung, heard)
             for _ in range(passes - 1):
-                found, heard = self._heard(self._said(say, heard, halo), voice, retrieval, transport)
+                found, heard = self._heard(self._said(say, heard, halo), voice, retrieval, transport, mode)
                 say = self._spoken(voice, moved(found, voice, "target" if melody == "target" else "source"), heard)
         rest = num_samples()
         for piece in self._said(say, heard, halo):
             yield piece[:rest]
             rest -= len(piece)
 
-    def _heard(self, pieces: Iterable[Tensor], voice: Voice, retrieval: float, transport: bool, beside: bool = False
+    def _heard(self, pieces: Iterable[Tensor], voice: Voice, retrieval: float, transport: bool, mode: Mode
                ) -> tuple[Prosody, Latents]:
-        """The prosody of samples in pieces (n,), and their latents, brought to the voice's, ``beside`` their own."""
-        passing = ProsodyInPassing(pieces, self.sample_rate, self.frame)
-        codes = torch.from_numpy(np.concatenate(list(self.codec.encode_stream(passing)), axis=1))
+        """The prosody of samples in pieces (n,), and their latents, brought to the voice's."""
+        passing, bottleneck = ProsodyInPassing(pieces, self.sample_rate, self.frame), self.model.bottleneck
+        rounded = self.coded or mode == "codes"
+        read = (lambda h: bottleneck.decode(self.codec.quantize(h))) if rounded else bottleneck.continuous
+        own = torch.from_numpy(np.concatenate(list(self.codec.encode_stream(passing, read)), axis=1))
+        bank = read(voice.hidden[None].float())[0]
         per = self.codec.hop // self.frame
-        found = passing.found().padded(codes.shape[1] * per)
+        found = passing.found().padded(own.shape[1] * per)
         power = 10 ** (torch.from_numpy(found.level) / 10)
-        loud = loud_steps(10 * power.view(-1, per).mean(1).log10()) if transport else None
-        return found, Latents(self.model, codes, voice, retrieval, loud, beside)
+        loud = loud_steps(10 * power.view(-1, per).mean(1).log10())
+        return found, Latents(own, bank, retrieval, (loud, voice.loud) if transport else None, mode == "clear")
 
     def _said(self, say: Sayer, heard: Latents, halo: tuple[int, int]) -> Iterator[Tensor]:
         """What ``say`` makes of latents, in pieces (n,) of whole latent steps."""
@@ -184,7 +191,7 @@ class Converter:
         other = Speaker(self._speaker(voice, sung, heard), voice.vector, sung)
         voiced = float(found.voiced[:len(opening) // self.frame].sum()) * self.frame / self.sample_rate
         if likeness < 1:
-            check_speech("the recording", voiced, len(opening) / self.sample_rate, "convert it in mode codes, with a "
+            check_speech("the recording", voiced, len(opening) / self.sample_rate, "convert it in mode latents, with a "
                          "likeness of 1, or give 5 s of speech or more")
         own = self._own(opening, found, heard) if voiced >= LEAST else None
         return DifferentialFilter(own, other, found.level, wave, self.sample_rate,
@@ -274,7 +281,13 @@ def check_passes(passes: int, mode: Mode) -> None:
     if passes < 1:
         raise ConfigError(f"passes wants at least 1, got {passes}.")
     if passes > 1 and mode == "clear":
-        raise ConfigError(f"mode clear filters the recording itself, once: {passes} passes want mode codes.")
+        raise ConfigError(f"mode clear filters the recording itself, once: {passes} passes want mode latents or codes.")
+
+
+def check_coded(coded: bool, mode: Mode) -> None:
+    """ConfigError where codes are asked for at a rate, and latents that are not rounded to them."""
+    if coded and mode == "latents":
+        raise ConfigError("mode latents does not round them to codes: leave kbps out, or take mode codes.")
 
 
 def moved(source: Prosody, voice: Voice | None, melody: Melody) -> Prosody:

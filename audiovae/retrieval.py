@@ -10,9 +10,7 @@ from torch import Tensor
 
 from audiovae.codec import BLOCK
 from audiovae.errors import ConfigError, ShapeError
-from audiovae.models import Autoencoder
 from audiovae.transport import Moments, Transport
-from audiovae.voices import Voice
 
 NEIGHBOURS = 4
 ROWS = 512  # latents compared at a time: all distances at once would be too many
@@ -53,24 +51,24 @@ def check_share(share: float, name: str = "retrieval") -> None:
 
 
 class Latents:
-    """What codes (Q, L) of a recording stand for, a stretch at a time, brought to a voice's own.
+    """Latents (D, L) of a recording, a stretch at a time, brought to where those of a voice, its ``bank`` (D, N), lie.
 
     share : how far each is drawn towards the voice's nearest.
-    loud : (L,) bool, which are speech: by these they are transported before; None leaves them where they are.
+    loud : (L,) and (N,) bool, which of both are speech: by these they are transported before; None leaves them where
+        they are.
     beside : whether the recording's own come with them, first.
     """
 
-    def __init__(self, model: Autoencoder, codes: Tensor, voice: Voice, share: float, loud: Tensor | None,
+    def __init__(self, own: Tensor, bank: Tensor, share: float, loud: tuple[Tensor, Tensor] | None,
                  beside: bool = False):
-        self.model, self.codes, self.share, self.beside = model, codes, share, beside
-        self.bank = model.bottleneck.decode(voice.codes[None, :len(codes)])[0]  # as many codebooks as the recording's
+        self.own, self.bank, self.share, self.beside = own, bank, share, beside
         self.transport: Transport | None = None
-        if loud is not None and loud.any() and voice.loud.any():
-            speech = (self.plain(at, at + BLOCK)[0][:, loud[at:at + BLOCK]] for at in range(0, len(self), BLOCK))
-            self.transport = Transport.between(Moments.of(speech), Moments.of([self.bank[:, voice.loud]]))
+        if loud is not None and loud[0].any() and loud[1].any():
+            speech = (self.plain(at, at + BLOCK)[0][:, loud[0][at:at + BLOCK]] for at in range(0, len(self), BLOCK))
+            self.transport = Transport.between(Moments.of(speech), Moments.of([bank[:, loud[1]]]))
 
     def __len__(self) -> int:
-        return self.codes.shape[1]
+        return self.own.shape[1]
 
     def __call__(self, low: int, high: int) -> Tensor:
         """Those of steps ``low`` to ``high``, (1, D, high - low), or (2, D, high - low) with the recording's own."""
@@ -80,4 +78,4 @@ class Latents:
 
     def plain(self, low: int, high: int) -> Tensor:
         """Those of the recording itself, (1, D, high - low)."""
-        return self.model.bottleneck.decode(self.codes[None, :, low:high])
+        return self.own[None, :, low:high]

@@ -5,9 +5,11 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypeGuard
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -26,7 +28,7 @@ from audiovae.source_filter import SourceFilterDecoder
 SUFFIX = ".voice"
 LEAST = 0.5  # s of voiced speech that a voice is heard from
 MOST = 120.0  # s of reference that are read: a vector says no more after that
-FORMAT = 3
+FORMAT = 4
 SILENCE = -90.0  # dB, half a step of 16 bits: nobody speaks there
 
 
@@ -39,7 +41,8 @@ class Voice:
     pitch, spread : mean and standard deviation of ln Hz over voiced frames.
     seconds : of recordings it was heard in.
     model : the fingerprint of the model, which alone can use it.
-    codes : (Q, N), those of the recordings, from which :mod:`audiovae.retrieval` draws.
+    hidden : (D, N) in half precision, what the encoder gave for the recordings: the latents that they stand for are
+        those to which :mod:`audiovae.retrieval` draws.
     loud : (N,) bool, which of them are speech and no pause, to which :mod:`audiovae.transport` brings others.
     weights : of the decoder, where the voice was enrolled: by name, what is added to the model's own.
     """
@@ -50,7 +53,7 @@ class Voice:
     spread: float
     seconds: float
     model: str
-    codes: Tensor
+    hidden: Tensor
     loud: Tensor
     weights: dict[str, Tensor] | None = None
 
@@ -61,8 +64,7 @@ class Voice:
 
     def save(self, path: Path) -> None:
         """Write it to one file, safetensors with half precision for the weights, whole or not at all."""
-        tensors = {"vector": self.vector, "spectrum": self.spectrum, "codes": self.codes.to(torch.int32),
-                   "loud": self.loud}
+        tensors = {"vector": self.vector, "spectrum": self.spectrum, "hidden": self.hidden, "loud": self.loud}
         tensors |= {f"weights/{name}": value.half() for name, value in (self.weights or {}).items()}
         told = {"format": FORMAT, "pitch": self.pitch, "spread": self.spread, "seconds": self.seconds,
                 "model": self.model}
@@ -81,7 +83,7 @@ class Voice:
                 raise VoiceError(f"{path} was written by {'a newer' if written > FORMAT else 'an older'} audiovae: "
                                  f"{remedy}.")
             weights = {n.removeprefix("weights/"): v.float() for n, v in tensors.items() if n.startswith("weights/")}
-            return cls(tensors["vector"], tensors["spectrum"], codes=tensors["codes"].long(), loud=tensors["loud"],
+            return cls(tensors["vector"], tensors["spectrum"], hidden=tensors["hidden"], loud=tensors["loud"],
                        weights=weights or None, **told)
         except VoiceError:
             raise
@@ -116,10 +118,10 @@ def hear(model: Autoencoder, recordings: Iterable[Tensor]) -> Voice:
     whole = [wave for wave in waves if len(wave) >= codec.hop]
     if not whole:
         raise VoiceError("the recordings of the target are all shorter than one latent step: give longer ones.")
-    each = codec.encode_batch(whole, rate)  # apart: where two were joined there would be no speech
-    codes = torch.cat([torch.from_numpy(its.levels[0]) for its in each], dim=1).long()
+    blocks = chain.from_iterable(codec.encode_stream([wave], Tensor.half) for wave in whole)  # apart: where two were
+    hidden = torch.from_numpy(np.concatenate(list(blocks), axis=1))  # joined there would be no speech
     loud = torch.cat([loud_steps(level(wave, codec.hop)) for wave in whole])
-    return Voice(vector, spectrum, pitch, spread, seconds, codec.fingerprint, codes, loud)
+    return Voice(vector, spectrum, pitch, spread, seconds, codec.fingerprint, hidden, loud)
 
 
 def loud_steps(levels: Tensor) -> Tensor:

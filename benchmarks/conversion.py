@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=int, nargs="*", default=[])
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores, torch {torch.__version__}; {SECONDS} s of audio at {RATE} Hz, × real time")
-    print(f"{'threads':>8}{'pitch':>8}{'codes':>8}{'clear':>8}{'said once':>12}{'said twice':>12}"
+    print(f"{'threads':>8}{'pitch':>8}{'encode':>8}{'clear':>8}{'said once':>12}{'said twice':>12}"
           f"{f'enrolment, s for {STEPS} steps':>34}")
     cores = os.sched_getaffinity(0)
     model, source = converter(), torch.from_numpy(voice(SECONDS, 120))
@@ -87,7 +87,7 @@ def main() -> None:
         os.sched_setaffinity(0, {min(cores)} if threads == 1 else cores)
         parts = [timed(lambda: prosody(source, RATE, model.frame)), timed(lambda: model.codec.encode(source, RATE)),
                  timed(lambda: model.convert(source, RATE, target, mode="clear")),
-                 *(timed(lambda n=n: model.convert(source, RATE, target, mode="codes", passes=n)) for n in (1, 2))]
+                 *(timed(lambda n=n: model.convert(source, RATE, target, mode="latents", passes=n)) for n in (1, 2))]
         start = time.perf_counter()
         enroll(model.model, [practised])
         enrolment = time.perf_counter() - start

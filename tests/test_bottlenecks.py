@@ -69,6 +69,22 @@ def test_decoded_codes_are_the_z_of_forward(name, dims):
     torch.testing.assert_close(bottleneck.decode(codes), latent.z, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize("name", DISCRETE)
+def test_codes_are_found_for_the_latents_before_them(name, dims):
+    """What a first codebook's code stands for lies nearer to its latent than what any other code stands for."""
+    bottleneck, h = trained(name, dims)
+    z, codes = bottleneck.continuous(h), bottleneck.encode(h)
+    assert z.shape == h.shape
+    first = codes[:, :1] if name == "rvq" else codes
+    own = (bottleneck.decode(first) - z).square().sum(1)
+    for _ in range(20):
+        other = (bottleneck.decode(torch.randint(min(bottleneck.num_codes), first.shape)) - z).square().sum(1)
+        assert (own <= other + 1e-6).all()
+    with pytest.raises(ShapeError):
+        bottleneck.continuous(torch.full_like(h, torch.nan))
+
+
 @pytest.mark.parametrize("name", DISCRETE)
 def test_two_dimensions_give_the_same_numbers_as_one(name):
     line, h = trained(name, dims=1)

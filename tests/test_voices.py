@@ -118,7 +118,8 @@ def test_pitch_moves_with_what_the_decoder_is_told():
         assert abs(np.median(found.pitch) / hertz - 1) < 0.02
 
 
-@pytest.mark.parametrize("mode, passes, likeness", [("codes", 2, 1.0), ("clear", 1, 1.0), ("clear", 1, 0.0)])
+@pytest.mark.parametrize("mode, passes, likeness", [("codes", 2, 1.0), ("latents", 1, 1.0), ("clear", 1, 1.0),
+                                                    ("clear", 1, 0.0)])
 def test_chunks_are_the_whole(converter, monkeypatch, mode, passes, likeness):
     source, voice = speech(100, 160, 6.0), converter.hear([speech(180, 240)])
     whole = converter.convert(source, RATE, voice, mode=mode, passes=passes, likeness=likeness)
@@ -135,9 +136,9 @@ def test_what_was_said_is_coded_and_said_again(converter, monkeypatch):
     once, thrice = (converter.convert(source, RATE, voice, mode="codes", passes=passes) for passes in (1, 3))
     coded, real = [], converter.codec.encode_stream
 
-    def watched(pieces):
+    def watched(pieces, read):
         coded.append(torch.cat(list(pieces)))
-        return real([coded[-1]])
+        return real([coded[-1]], read)
 
     monkeypatch.setattr(converter.codec, "encode_stream", watched)
     twice = converter.convert(source, RATE, voice, mode="codes", passes=2)
@@ -172,13 +173,13 @@ def test_latents_go_a_part_of_the_way_to_their_neighbours():
 def test_retrieval_draws_on_the_recordings_of_the_voice(converter):
     source, one, other = speech(90, 250, seed=7), speech(180, 240, seed=2), speech(180, 240, 5.0, seed=3)
     voice = converter.hear([one, other])  # some of what the source says is not said there
-    codes = [torch.from_numpy(converter.codec.encode(wave, RATE).levels[0]) for wave in (one, other)]
-    assert torch.equal(voice.codes, torch.cat(codes, dim=1))
+    hidden = [converter.model.hidden(wave[None, None])[0] for wave in (one, other)]
+    torch.testing.assert_close(voice.hidden.float(), torch.cat(hidden, dim=1), atol=1e-4, rtol=1e-3)
     none, half, whole = (converter.convert(source, RATE, voice, mode="codes", retrieval=share, transport=False)
                          for share in (0.0, 0.5, 1.0))
     assert not torch.allclose(none, half, atol=1e-3) and not torch.allclose(half, whole, atol=1e-3)
     own = converter.hear([source])
-    mute = replace(voice, codes=own.codes, loud=own.loud)  # all that is said lies there: nothing moves
+    mute = replace(voice, hidden=own.hidden, loud=own.loud)  # all that is said lies there: nothing moves
     for transport in (False, True):
         same = converter.convert(source, RATE, mute, mode="codes", retrieval=1.0, transport=transport)
         torch.testing.assert_close(same, none, atol=1e-4, rtol=0)
@@ -271,9 +272,36 @@ def test_what_is_filtered_on_has_the_spectrum_and_the_loudness_of_what_is_spoken
         assert torch.cos(phase[0] - phase[1]).mean() > 0.9 > 0.1 > torch.cos(phase[0] - phase[2]).mean()
 
 
-def test_likeness_leads_from_the_ratio_of_voices_to_what_the_codes_say(converter):
+def apart(one, other):
+    """How far two waveforms lie apart in ln power, less what each bin is on average."""
+    bands = [Told.stft.power(wave).clamp(min=1e-8).log() for wave in (one, other)]
+    return float((bands[0] - bands[0].mean(0) - bands[1] + bands[1].mean(0)).abs().mean())
+
+
+def test_latents_are_rounded_to_codes_where_that_is_asked_for(converter):
     source, voice = speech(100, 160), converter.hear([speech(180, 240)])
-    said = converter.convert(source, RATE, voice, mode="codes")
+    said = {mode: converter.convert(source, RATE, voice, mode=mode, transport=False) for mode in ("latents", "codes")}
+    all_codes = Converter(converter.model, kbps=100.0)
+    assert torch.equal(all_codes.convert(source, RATE, voice, mode="codes", transport=False), said["codes"])
+    model, found = converter.model, prosody(source, RATE, HOP)
+    sung = moved(found, voice, "target")
+    told = Condition(embedding=voice.vector[None], prosody=sung.tensor()[None],
+                     excitation=Excitation(sung.pitch, RATE, HOP)(0, len(sung.pitch))[None])
+    h = model.hidden(source[None, None])
+    alike = {"latents": model.generate(model.bottleneck.continuous(h), told),
+             "codes": model.decode(model.quantize(h, beam=converter.codec.beam), told)}
+    for mode, wave in alike.items():  # but for a long-term spectrum and a loudness
+        near = {name: apart(wave[0, 0], its) for name, its in said.items()}
+        assert near[mode] == min(near.values()) < 0.5 * max(near.values())
+    clear = converter.convert(source, RATE, voice), all_codes.convert(source, RATE, voice)
+    assert not torch.allclose(*clear, atol=1e-3)
+    with pytest.raises(ConfigError, match="leave kbps out"):
+        all_codes.convert(source, RATE, voice, mode="latents")
+
+
+def test_likeness_leads_from_the_ratio_of_voices_to_what_the_decoder_says(converter):
+    source, voice = speech(100, 160), converter.hear([speech(180, 240)])
+    said = converter.convert(source, RATE, voice, mode="latents")
     assert torch.equal(converter.convert(source, RATE, voice), converter.convert(source, RATE, voice, mode="clear"))
     none, half, whole = (converter.convert(source, RATE, voice, mode="clear", likeness=its) for its in (0.0, 0.5, 1.0))
 
@@ -281,7 +309,7 @@ def test_likeness_leads_from_the_ratio_of_voices_to_what_the_codes_say(converter
         bands = [Told.stft.power(its)[:, :320].view(-1, 40, 8).mean(2).clamp(min=1e-6).log() for its in (wave, said)]
         return float((bands[0] - bands[1]).abs().mean())
 
-    assert far(whole) < 0.9 * far(half) < 0.81 * far(none)  # a made voice has silence where codes say noise
+    assert far(whole) < 0.9 * far(half) < 0.81 * far(none)  # a made voice has silence where latents say noise
     with pytest.raises(ConfigError, match="likeness wants a share from 0"):
         converter.convert(source, RATE, voice, mode="clear", likeness=1.5)
 
@@ -297,30 +325,30 @@ def test_a_reference_is_weighed_by_what_it_says(converter):
 
 def test_transport_brings_what_is_said_to_where_the_voice_lies(converter):
     source, voice = speech(90, 250, seed=7), converter.hear([speech(180, 240, seed=2), speech(170, 230, 5.0, seed=3)])
-    codes = torch.from_numpy(converter.codec.encode(source, RATE).levels[0])
-    loud = torch.ones(codes.shape[1], dtype=torch.bool)
-    plain, brought = (Latents(converter.model, codes, voice, 0.0, its) for its in (None, loud))
+    read = converter.model.bottleneck.continuous
+    own, bank = read(converter.model.hidden(source[None, None]))[0], read(voice.hidden[None].float())[0]
+    loud = torch.ones(own.shape[1], dtype=torch.bool), voice.loud
+    plain, brought = (Latents(own, bank, 0.0, its) for its in (None, loud))
     wanted = Moments.of([brought.bank[:, voice.loud]])
     far, near = (Moments.of([its(0, len(its))[0]]) for its in (plain, brought))
     assert (near.mean - wanted.mean).norm() < 0.01 * (far.mean - wanted.mean).norm()
     assert (near.covariance - wanted.covariance).norm() < 0.5 * (far.covariance - wanted.covariance).norm()
     torch.testing.assert_close(brought(20, 60), brought(0, len(brought))[..., 20:60])
-    both = Latents(converter.model, codes, voice, 0.0, loud, beside=True)
+    both = Latents(own, bank, 0.0, loud, beside=True)
     assert torch.equal(both(20, 60), torch.cat([plain(20, 60), brought(20, 60)]))
     said = [converter.convert(source, RATE, voice, retrieval=0.0, transport=its) for its in (False, True)]
     assert not torch.allclose(*said, atol=1e-3)
 
 
-def test_pauses_are_not_transported_by(converter):
+def test_pauses_are_not_transported_by():
     """What is said is brought to the same place, whether or not a pause follows."""
-    source, voice = speech(90, 250, seed=7), converter.hear([speech(180, 240, seed=2)])
-    codes = torch.from_numpy(converter.codec.encode(source, RATE).levels[0])
-    pause, quiet = torch.zeros(len(codes), 100, dtype=torch.int64), torch.zeros(100, dtype=torch.bool)
-    loud = torch.ones(codes.shape[1], dtype=torch.bool)
-    alone = Latents(converter.model, codes, voice, 0.0, loud)(0, len(loud))
-    followed = Latents(converter.model, torch.cat([codes, pause], 1), voice, 0.0, torch.cat([loud, quiet]))
-    torch.testing.assert_close(followed(0, len(loud)), alone)
-    silent = Latents(converter.model, pause, voice, 0.0, quiet)
+    own, bank, pause = torch.randn(4, 90), 2 + 3 * torch.randn(4, 70), torch.zeros(4, 100)
+    loud, quiet, there = (torch.full((n,), its) for n, its in ((90, True), (100, False), (70, True)))
+    alone = Latents(own, bank, 0.0, (loud, there))(0, 90)
+    followed = Latents(torch.cat([own, pause], 1), bank, 0.0, (torch.cat([loud, quiet]), there))
+    torch.testing.assert_close(followed(0, 90), alone)
+    assert not torch.allclose(alone, own[None], atol=0.1)
+    silent = Latents(pause, bank, 0.0, (quiet, there))
     assert torch.equal(silent(0, 100), silent.plain(0, 100))
 
 
@@ -348,7 +376,7 @@ def test_what_holds_no_voice_is_refused(converter, wave, said):
 
 def test_a_recording_without_speech_has_no_voice_to_be_filtered_from(converter):
     voice, noise = converter.hear([speech(100, 140)]), 0.1 * torch.randn(2 * RATE)
-    with pytest.raises(VoiceError, match=r"in 2\.0 s of the recording, .* mode codes"):
+    with pytest.raises(VoiceError, match=r"in 2\.0 s of the recording, .* mode latents"):
         converter.convert(noise, RATE, voice, mode="clear", likeness=0.9)
     for mode in ("codes", "clear"):
         assert len(converter.convert(noise, RATE, voice, mode=mode)) == len(noise)
@@ -605,7 +633,7 @@ def test_what_is_said_anew_is_as_loud_as_the_source(converter):
 def test_a_voice_file_of_another_kind_says_what_to_do(converter, tmp_path):
     voice = enroll(converter.model, [speech(160, 190)], steps=1)
     assert voice.seconds == 3.0
-    for change, why in (({"format": 1}, "older audiovae: enroll it again"), ({"format": 99}, "newer audiovae")):
+    for change, why in (({"format": 3}, "older audiovae: enroll it again"), ({"format": 99}, "newer audiovae")):
         voice.save(tmp_path / "a.voice")
         with safe_open(tmp_path / "a.voice", "pt") as file:
             told = json.loads(file.metadata()["voice"]) | change
@@ -620,7 +648,7 @@ def test_a_voice_file_of_another_kind_says_what_to_do(converter, tmp_path):
     with pytest.raises(VoiceError, match="is missing"):
         load_voice(converter.model, tmp_path / "c.voice")
     voice.save(tmp_path / "d.voice")
-    assert torch.equal(load_voice(converter.model, tmp_path / "d.voice").codes, voice.codes)
+    assert torch.equal(load_voice(converter.model, tmp_path / "d.voice").hidden, voice.hidden)
 
 
 def test_settings_are_refused_once_and_no_recording_of_the_target_is_lost(folder, tmp_path, capsys):

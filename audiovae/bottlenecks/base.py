@@ -40,6 +40,10 @@ class Bottleneck(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def continuous(self, h: Tensor) -> Tensor:
+        """z (B, D, *grid) before it is rounded to codes, on their scale: of a discrete bottleneck alone."""
+        raise NotImplementedError
+
     def sample_prior(self, count: int, grid: tuple[int, ...], temperature: float = 1.0,
                      generator: torch.Generator | None = None) -> Tensor:
         """z (count, D, *grid) from the prior, its spread times ``temperature``; ConfigError where there is none."""

@@ -89,6 +89,10 @@ class FiniteScalarQuantizer(Bottleneck):
         check_codes("FiniteScalarQuantizer", codes, self.num_codes, self.dims)
         return (codes // self.radix % self.levels - self._half).float() / self._half
 
+    @torch.no_grad()
+    def continuous(self, h: Tensor) -> Tensor:
+        return self._bound(h) / self._half
+
     @property
     def _half(self) -> Tensor:
         return self.levels // 2

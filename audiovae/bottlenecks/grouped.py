@@ -79,6 +79,10 @@ class GroupedQuantizer(Bottleneck):
         pairs = zip(self._quantizers(), codes.split(1, dim=1), strict=True)
         return torch.cat([part.decode(code) for part, code in pairs], dim=1)
 
+    def continuous(self, h: Tensor) -> Tensor:
+        pairs = zip(self._quantizers(), self._split(h), strict=True)
+        return torch.cat([part.continuous(group) for part, group in pairs], dim=1)
+
     def _quantizers(self) -> list[VectorQuantizer]:
         return list(self.parts)  # type: ignore[arg-type]
 

@@ -68,7 +68,8 @@ class ResidualQuantizer(Bottleneck):
 
     With quantizer dropout the first n stages of an example count: later ones add nothing to z, losses or
     rate, while ``codes`` holds all Q and every codebook still learns from every residual. The rate is
-    L · n · log K nats. An example passed unquantized differs in z alone. Vectors in training before k-means pass unquantized: then ``stats["bypass"]`` is 1.
+    L · n · log K nats. An example passed unquantized differs in z alone. Vectors in training before k-means
+    pass unquantized: then ``stats["bypass"]`` is 1.
 
     Parameters
     ----------
@@ -163,6 +164,10 @@ class ResidualQuantizer(Bottleneck):
         check_codes(type(self).__name__, codes, self.num_codes, self.dims)
         stages = zip(codes.unbind(1), self._tables(), strict=False)  # codes may end early
         return reduce(torch.add, (F.embedding(*stage) for stage in stages)).movedim(-1, 1)
+
+    @torch.no_grad()
+    def continuous(self, h: Tensor) -> Tensor:
+        return unrows(self._prepare(h), h)
 
     def _tables(self) -> list[Tensor]:
         return [book.table() for book in self._books()]

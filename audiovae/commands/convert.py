@@ -23,6 +23,7 @@ from audiovae.convert import (
     Converter,
     Melody,
     Mode,
+    check_coded,
     check_passes,
     check_target,
     convert_file,
@@ -57,13 +58,14 @@ class Arguments:
     pitch: str = "target"
     """`target` moves it to the target's mean and range, `source` keeps it, a number moves it by so many semitones."""
     mode: Mode | None = None
-    """`clear` filters the recording itself until it is as the model says it; `codes` speaks anew what was said: a
-    little nearer to the target's voice, and less clear (default: clear, if the model hears its speakers)."""
+    """`clear` filters the recording itself until it is as the model says it; `latents` speaks anew what was said: a
+    little nearer to the target's voice, and less clear; `codes` does so once it is rounded to codes (default: clear, if
+    the model hears its speakers)."""
     likeness: float = LIKENESS
     """In mode `clear`, how far it is filtered, from 0 (by what lies between the two voices: most words are kept) to 1
-    (until it is as mode `codes` would say it)."""
+    (until it is as mode `latents` would say it)."""
     passes: int = PASSES
-    """In mode `codes`, how many times it is said: each time leaves less of the source's voice, and of its words."""
+    """But in mode `clear`, how many times it is said: each leaves less of the source's voice, and of its words."""
     retrieval: float = RETRIEVAL
     """How far what was said is drawn, from 0 to 1, towards what lies nearest in the target's own recordings: further
     leaves less of the source's voice, and of its words."""
@@ -73,7 +75,8 @@ class Arguments:
     corpus: Path | None = None
     """Prepared corpus with the speakers that --to names (default: the one the model was trained on)."""
     kbps: float | None = None
-    """Most kbit/s of codes to use: fewer carry less of the source's voice, and of its words (default: all)."""
+    """Most kbit/s of codes that what was said is rounded to: fewer carry less of the source's voice, and of its words
+    (default: in mode `codes` all there are, in others it is not rounded)."""
     rate: int | None = None
     """Sample rate to write, Hz (default: the model's)."""
     format: Literal["wav", "flac", "ogg", "mp3"] = "wav"
@@ -89,6 +92,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--to names no voice: give a recording of it, a folder, or a speaker of the corpus.")
     mode = arguments.mode or MODE
     check_passes(arguments.passes, mode)
+    check_coded(arguments.kbps is not None, mode)
     check_share(arguments.retrieval)
     check_share(arguments.likeness, "likeness")
     tune = melody(arguments.pitch)

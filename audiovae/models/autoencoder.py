@@ -6,7 +6,6 @@ codes a VQ-VAE (van den Oord 2017); told a label, its decoder makes it condition
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import lcm
 from typing import Literal
 
@@ -186,11 +185,9 @@ class Autoencoder(nn.Module):
         """What :meth:`encode_levels` gave back to data; ShapeError unless it has one entry, which is there."""
         return self.decode(only_level("Autoencoder", codes), condition)
 
-    def encoder_parts(self, stages: int | None = None, beam: int = 1) -> list[Part]:
-        """:meth:`encode` as functions one after the other, each with its field: what a stream runs through."""
-        vector = self._vector(None, 1) if self.told_encoder else None
-        quantize = partial(self.quantize, stages=stages, beam=beam)
-        return [*self.encoder.parts(vector), (quantize, Field())]  # type: ignore[union-attr]
+    def encoder_parts(self) -> list[Part]:
+        """:meth:`hidden` as functions one after the other, each with its field: what a stream runs through."""
+        return self.encoder.parts(self._vector(None, 1) if self.told_encoder else None)  # type: ignore[union-attr]
 
     def decoder_parts(self, condition: Condition | None = None) -> list[Part]:
         """:meth:`decode` as functions one after the other, each with its field: what a stream runs through."""

@@ -122,17 +122,17 @@ UNTOLD = ("copied", "own", NAMED)  # these hear no reference
 class ByModel:
     """Conversion by a trained model, in one of MODES: the source in its own voice, heard in all there is of it; in
     the target's, heard in the references; in the target's, enrolled on the references; both of these as filters on the
-    source."""
+    source. With --kbps from codes."""
 
     def __init__(self, model: Model, arguments: "Arguments"):
         self.converter, self.arguments = Converter(model, arguments.kbps), arguments
         self.enrolled: dict[tuple[str, ...], Voice] = {}
 
     def __call__(self, trial: Trial, mode: str) -> Wave:
-        source = self.heard(trial.source)
+        source, spoken = self.heard(trial.source), "latents" if self.arguments.kbps is None else "codes"
         said = self.converter.convert(
             source, self.converter.sample_rate, self.voice(trial, mode), "source" if mode == "own" else "target",
-            "clear" if mode.startswith("clear") else "codes", self.arguments.passes, self.arguments.retrieval,
+            "clear" if mode.startswith("clear") else spoken, self.arguments.passes, self.arguments.retrieval,
             self.arguments.transport, self.arguments.likeness)
         return resample(said, self.converter.sample_rate, RATE).numpy()
 
@@ -196,7 +196,7 @@ class Arguments:
     """A trained model, by name or folder; its systems are called NAME-own, NAME-zero-shot and so on, or, of one that is
     told its speakers by name, NAME-named."""
     passes: int = PASSES
-    """In mode codes, how many times it is said; where not as usual, the systems' names say so."""
+    """Unless a filter does it, how many times it is said; where not as usual, the systems' names say so."""
     retrieval: float = RETRIEVAL
     """How far latents are drawn to the target's own; where not as usual, the systems' names say so."""
     likeness: float = LIKENESS
@@ -204,7 +204,7 @@ class Arguments:
     transport: bool = True
     """Whether they are brought before to where the target's lie in all; the systems' names say where not."""
     kbps: float | None = None
-    """Most kbit/s of the model's codes to use; the systems' names say so (default: all)."""
+    """Most kbit/s of codes that latents are rounded to; the systems' names say so (default: they are not)."""
     seconds: tuple[float, ...] = ()
     """Of a target's recordings to convert by, in place of the trial's five; the systems' names say so. Targets that
     have less for one of these are left out."""
