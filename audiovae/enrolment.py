@@ -1,9 +1,9 @@
 """Enrolment: a decoder that has practised one voice, on recordings of it, for half a minute.
 
 Encoder, codebooks and reference encoder stay as they are, so what other voices sound like does not change: the voice's
-own weights are kept apart, as what is added to the model's. It practises on latents of the recordings, of what the
-model makes of them, and of both with their formants moved, rounded to codes and not: what it is to speak later are
-those of others' speech, and of its own once it is said.
+own weights are kept apart, as what is added to the model's. It practises on codes of the recordings, of what the model
+makes of them, and of both with their formants moved: what it is to speak later are latents of others' speech, and of
+its own once it is said.
 """
 
 import copy
@@ -33,7 +33,7 @@ RESOLUTIONS = tuple(MelResolution(n, n // 4, m) for n, m in ((128, 20), (256, 40
 def enroll(model: Autoencoder, recordings: Iterable[Tensor], steps: int = STEPS, seed: int = 0) -> Voice:
     """A voice (recordings (T,) at the model's rate) with decoder weights of its own.
 
-    ``steps`` of AdamW on random crops: what the model makes of the voice's own latents is brought nearer to the
+    ``steps`` of AdamW on random crops: what the model makes of the voice's own codes is brought nearer to the
     recordings, by the distance of log-mel spectra that it was trained with. The same recordings and seed give the same
     voice. Raises VoiceError where there is too little speech.
     """
@@ -94,5 +94,4 @@ def _heard(codec: Codec, listener: nn.Module, vector: Tensor, wave: Tensor, leas
     said = model.decode(codec.quantize(plain), Condition(embedding=vector[None], prosody=found.tensor()[None],
                                                          excitation=excitation[None]))
     hidden = torch.cat([plain, listener(torch.stack([wave[None], said[0]]).repeat(MOVED, 1, 1))])
-    rounded = model.bottleneck.decode(model.quantize(hidden))
-    return wave, torch.cat([model.bottleneck.continuous(hidden), rounded]), found.tensor(), found.pitch
+    return wave, model.bottleneck.decode(codec.quantize(hidden)), found.tensor(), found.pitch
