@@ -45,11 +45,11 @@ WIDER = 1.5  # the most that the target's range of pitch may be wider, or narrow
 
 
 class Converter:
-    """A model with a reference encoder, for recordings of any length in constant memory.
+    """A model with a reference encoder, for recordings of any length.
 
-    What is kept of a whole recording are its latents and its pitch and level, a fifth of the samples; the voice is
-    made in blocks, with the halo that the receptive field asks for, so that chunked = whole. It is made from the
-    latents, or (mode "clear") by a filter on the recording, which keeps more of how clear it is, and of its own voice.
+    What is kept of a whole recording are its latents and its pitch and level, 50 MB an hour; the voice is made in
+    blocks, with the halo that the receptive field asks for, so that chunked = whole. It is made from the latents, or
+    (mode "clear") by a filter on the recording, which keeps more of how clear it is, and of its own voice.
 
     Parameters
     ----------
