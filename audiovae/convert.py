@@ -27,7 +27,7 @@ from audiovae.differential import DifferentialFilter, Sayer, Speaker
 from audiovae.equalisation import equalised, is_loud, long_term_spectrum
 from audiovae.errors import AudioError, ConfigError, LabelError, VoiceError
 from audiovae.models import Model
-from audiovae.retrieval import Latents, check_share
+from audiovae.retrieval import Kept, Latents, check_share
 from audiovae.shapes import Condition
 from audiovae.source_filter import SourceFilterDecoder
 from audiovae.transcode import Recording
@@ -47,9 +47,10 @@ WIDER = 1.5  # the most that the target's range of pitch may be wider, or narrow
 class Converter:
     """A model with a reference encoder, for recordings of any length.
 
-    What is kept of a whole recording are its latents and its pitch and level, 50 MB an hour; the voice is made in
-    blocks, with the halo that the receptive field asks for, so that chunked = whole. It is made from the latents, or
-    (mode "clear") by a filter on the recording, which keeps more of how clear it is, and of its own voice.
+    What is kept of a whole recording are its pitch and level, and its latents, of a long one in a temporary file; the
+    voice is made in blocks, with the halo that the receptive field asks for, so that chunked = whole. It is made from
+    the latents, or (mode "clear") by a filter on the recording, which keeps more of how clear it is, and of its own
+    voice.
 
     Parameters
     ----------
@@ -157,10 +158,9 @@ class Converter:
         passing, bottleneck = ProsodyInPassing(pieces, self.sample_rate, self.frame), self.model.bottleneck
         rounded = self.coded or mode == "codes"
         read = (lambda h: bottleneck.decode(self.codec.quantize(h))) if rounded else bottleneck.continuous
-        own = torch.from_numpy(np.concatenate(list(self.codec.encode_stream(passing, read)), axis=1))
-        bank = read(voice.hidden[None].float())[0]
+        own, bank = Kept(self.codec.encode_stream(passing, read)), read(voice.hidden[None].float())[0]
         per = self.codec.hop // self.frame
-        found = passing.found().padded(own.shape[1] * per)
+        found = passing.found().padded(len(own) * per)
         power = 10 ** (torch.from_numpy(found.level) / 10)
         loud = loud_steps(10 * power.view(-1, per).mean(1).log10())
         return found, Latents(own, bank, retrieval, (loud, voice.loud) if transport else None, mode == "clear")

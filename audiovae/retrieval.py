@@ -5,6 +5,11 @@ the nearest of them. What these hold nearest to a latent says nearly the same, i
 2023, section 3) takes the mean of these neighbours for it, it goes a part of the way there.
 """
 
+from collections.abc import Iterable
+from tempfile import SpooledTemporaryFile
+from weakref import finalize
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +18,7 @@ from audiovae.errors import ConfigError, ShapeError
 from audiovae.transport import Moments, Transport
 
 NEIGHBOURS = 4
+IN_MEMORY = 1 << 24  # bytes of a recording's latents, 20 minutes of them: of longer ones they lie in a temporary file
 ROWS = 512  # latents compared at a time: all distances at once would be too many
 LEAST = 1e-3  # of a distance: a neighbour that is the latent itself outweighs the others, and divides by no zero
 
@@ -50,6 +56,33 @@ def check_share(share: float, name: str = "retrieval") -> None:
         raise ConfigError(f"{name} wants a share from 0 (none) to 1 (all the way), got {share}.")
 
 
+class Kept:
+    """Blocks (D, n) of float32, put side by side to (D, L), of which stretches are read: any length in constant memory.
+
+    >>> kept = Kept(np.full((2, 3), n, np.float32) for n in range(4))
+    >>> len(kept), kept[5:7]
+    (12, tensor([[1., 2.],
+            [1., 2.]]))
+    """
+
+    def __init__(self, blocks: Iterable[np.ndarray]):
+        self.file = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - it lives as long as this does
+        finalize(self, self.file.close)
+        self.length = self.width = 0
+        for block in blocks:
+            self.width, self.length = len(block), self.length + block.shape[1]
+            self.file.write(np.ascontiguousarray(block.T, np.float32).tobytes())
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, span: slice) -> Tensor:
+        low, high, _ = span.indices(self.length)
+        self.file.seek(4 * self.width * low)
+        read = bytearray(self.file.read(4 * self.width * (high - low)))
+        return torch.frombuffer(read, dtype=torch.float32).view(-1, self.width).t()
+
+
 class Latents:
     """Latents (D, L) of a recording, a stretch at a time, brought to where those of a voice, its ``bank`` (D, N), lie.
 
@@ -59,7 +92,7 @@ class Latents:
     beside : whether the recording's own come with them, first.
     """
 
-    def __init__(self, own: Tensor, bank: Tensor, share: float, loud: tuple[Tensor, Tensor] | None,
+    def __init__(self, own: Kept, bank: Tensor, share: float, loud: tuple[Tensor, Tensor] | None,
                  beside: bool = False):
         self.own, self.bank, self.share, self.beside = own, bank, share, beside
         self.transport: Transport | None = None
@@ -68,7 +101,7 @@ class Latents:
             self.transport = Transport.between(Moments.of(speech), Moments.of([bank[:, loud[1]]]))
 
     def __len__(self) -> int:
-        return self.own.shape[1]
+        return len(self.own)
 
     def __call__(self, low: int, high: int) -> Tensor:
         """Those of steps ``low`` to ``high``, (1, D, high - low), or (2, D, high - low) with the recording's own."""
@@ -78,4 +111,4 @@ class Latents:
 
     def plain(self, low: int, high: int) -> Tensor:
         """Those of the recording itself, (1, D, high - low)."""
-        return self.own[None, :, low:high]
+        return self.own[low:high][None]

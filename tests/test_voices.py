@@ -35,7 +35,7 @@ from audiovae.equalisation import equalised, long_term_spectrum
 from audiovae.errors import CheckpointError, ConfigError, ShapeError, VoiceError
 from audiovae.models import AutoencoderConfig
 from audiovae.models.example import voice_config, voice_model
-from audiovae.retrieval import Latents, retrieved
+from audiovae.retrieval import Kept, Latents, retrieved
 from audiovae.shapes import Condition, DataSpec
 from audiovae.source_filter import SourceFilterDecoder
 from audiovae.train import Experiment, TrainConfig, train
@@ -327,7 +327,7 @@ def test_transport_brings_what_is_said_to_where_the_voice_lies(converter):
     source, voice = speech(90, 250, seed=7), converter.hear([speech(180, 240, seed=2), speech(170, 230, 5.0, seed=3)])
     read = converter.model.bottleneck.continuous
     own, bank = read(converter.model.hidden(source[None, None]))[0], read(voice.hidden[None].float())[0]
-    loud = torch.ones(own.shape[1], dtype=torch.bool), voice.loud
+    own, loud = Kept([own.numpy()]), (torch.ones(own.shape[1], dtype=torch.bool), voice.loud)
     plain, brought = (Latents(own, bank, 0.0, its) for its in (None, loud))
     wanted = Moments.of([brought.bank[:, voice.loud]])
     far, near = (Moments.of([its(0, len(its))[0]]) for its in (plain, brought))
@@ -340,15 +340,24 @@ def test_transport_brings_what_is_said_to_where_the_voice_lies(converter):
     assert not torch.allclose(*said, atol=1e-3)
 
 
+@pytest.mark.parametrize("room", [1 << 24, 100])
+def test_latents_are_kept_as_they_are_in_memory_or_in_a_file(monkeypatch, room):
+    monkeypatch.setattr("audiovae.retrieval.IN_MEMORY", room)
+    whole = torch.randn(4, 50)
+    kept = Kept(part.numpy() for part in whole.split((7, 1, 30, 12), dim=1))
+    assert len(kept) == 50 and torch.equal(kept[0:50], whole) and torch.equal(kept[6:9], whole[:, 6:9])
+    assert torch.equal(kept[45:60], whole[:, 45:]) and torch.equal(kept[0:1], whole[:, :1])
+
+
 def test_pauses_are_not_transported_by():
     """What is said is brought to the same place, whether or not a pause follows."""
     own, bank, pause = torch.randn(4, 90), 2 + 3 * torch.randn(4, 70), torch.zeros(4, 100)
     loud, quiet, there = (torch.full((n,), its) for n, its in ((90, True), (100, False), (70, True)))
-    alone = Latents(own, bank, 0.0, (loud, there))(0, 90)
-    followed = Latents(torch.cat([own, pause], 1), bank, 0.0, (torch.cat([loud, quiet]), there))
+    alone = Latents(Kept([own.numpy()]), bank, 0.0, (loud, there))(0, 90)
+    followed = Latents(Kept([own.numpy(), pause.numpy()]), bank, 0.0, (torch.cat([loud, quiet]), there))
     torch.testing.assert_close(followed(0, 90), alone)
     assert not torch.allclose(alone, own[None], atol=0.1)
-    silent = Latents(pause, bank, 0.0, (quiet, there))
+    silent = Latents(Kept([pause.numpy()]), bank, 0.0, (quiet, there))
     assert torch.equal(silent(0, 100), silent.plain(0, 100))
 
 

@@ -28,8 +28,8 @@ class RVQConfig(CodebookConfig):
     """Settings of :class:`ResidualQuantizer`; each of the Q codebooks has ``num_codes`` codes.
 
     quantizer_dropout : share of training examples whose number of stages is drawn uniformly from 1 to Q.
-    unquantized : share of training examples whose z is z_e itself, so that a decoder learns to read both (Défossez et
-        al. 2024, Moshi, section 3.3.2).
+    unquantized : share of training examples whose z is z_e itself, so that a decoder learns to read both (as in Moshi's
+        codec, Défossez et al. 2024).
     beam : sums kept while codes are searched for in ``forward``, see
         :func:`audiovae.bottlenecks.search.beam_search`; with 1 each stage's code is the nearest.
 
