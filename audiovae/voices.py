@@ -118,8 +118,9 @@ def hear(model: Autoencoder, recordings: Iterable[Tensor]) -> Voice:
     whole = [wave for wave in waves if len(wave) >= codec.hop]
     if not whole:
         raise VoiceError("the recordings of the target are all shorter than one latent step: give longer ones.")
-    blocks = chain.from_iterable(codec.encode_stream([wave], Tensor.half) for wave in whole)  # apart: where two were
-    hidden = torch.from_numpy(np.concatenate(list(blocks), axis=1))  # joined there would be no speech
+    # apart: where two were joined there would be no speech
+    blocks = chain.from_iterable(codec.encode_stream([wave], Tensor.half) for wave in whole)
+    hidden = torch.from_numpy(np.concatenate(list(blocks), axis=1))
     loud = torch.cat([loud_steps(level(wave, codec.hop)) for wave in whole])
     return Voice(vector, spectrum, pitch, spread, seconds, codec.fingerprint, hidden, loud)
 
